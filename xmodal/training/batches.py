@@ -74,7 +74,8 @@ class Batches(torch.utils.data.Dataset):
             batch_size=None,
             num_workers=workers,
             prefetch_factor=2 if workers else None,
-            pin_memory=False,  # Batch.to(device) moves the parts
+            # a forked worker inherits the locks of this process's thread pools and can hang for ever
+            multiprocessing_context="spawn" if workers else None,
             worker_init_fn=one_thread,
         )
 
