@@ -35,7 +35,7 @@ def sloping_frame(seed: int = 0, cameras: int = 3, points: int = 600) -> tuple[F
         rig.append(Camera(f"camera {i}", image, intrinsics, camera_to_ego))
     cloud = np.concatenate(clouds).astype(np.float32)
     frame = Frame(f"slope {seed}", cloud, np.arange(len(cloud), dtype=np.float32), rig)
-    return frame, [(v // BLOCK * (WIDTH // BLOCK) + u // BLOCK).astype(np.int32)] * cameras, np.concatenate(homes)
+    return frame, [((v // BLOCK * (WIDTH // BLOCK) + u // BLOCK) * 1000).astype(np.int32)] * cameras, np.concatenate(homes)
 
 
 def start_of(frame: Frame, ids: list | None) -> tuple[views.View, dict]:
@@ -72,7 +72,8 @@ def check(view: views.View, homes: dict, camera_of: np.ndarray) -> None:
         if view.superpixels is not None:
             inner = (np.abs((home + 0.5) % BLOCK - BLOCK / 2) < BLOCK / 2 - 2.5).all(1)  # away from the blocks' borders
             block = (home[:, 1] + 0.5) // BLOCK * (WIDTH // BLOCK) + (home[:, 0] + 0.5) // BLOCK
-            assert np.array_equal(view.superpixels[i][mine.row, mine.col][inner], block[inner])
+            assert np.array_equal(view.superpixels[i][mine.row, mine.col][inner], 1000 * block[inner])
+            assert (view.superpixels[i] % 1000 == 0).all()  # an id between two ids would be nobody's
     errors = np.concatenate(errors)  # in pixels of the frame's image
     assert np.abs(errors).max(initial=0) < 2.5
     if len(errors) > 100:  # no shift, not even by half a pixel

@@ -4,19 +4,18 @@
 
 # %% auto #0
 __all__ = ['DAY', 'Rig', 'read_rig', 'sharpen', 'find_drives', 'select_drives', 'find_frames', 'read_timestamps', 'world_of',
-           'poses_at', 'KittiRaw', 'drive_tracklets', 'drive_boxes', 'label_points', 'KittiObject']
+           'poses_at', 'KittiRaw', 'label_points', 'KittiObject']
 
 # %% ../../nbs/data/01_kitti.ipynb #38a8e724
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from xmodal.data.kitti_files import (
-    KITTI_CLASSES, matrix, read_boxes, read_depth, read_numbers, read_object_labels,
+    KITTI_CLASSES, boxes_of, matrix, read_boxes, read_depth, read_numbers, read_object_labels,
     read_png, read_point_labels, read_scan, read_tracklets, rotation_and_shift, split_projection,
 )
 from .oxts import extrapolate, pose_of, read_packet, twist_of
@@ -129,7 +128,6 @@ def find_frames(
     return sorted(number for number in numbers if number.isdigit())
 
 # %% ../../nbs/data/01_kitti.ipynb #5b15a022
-@lru_cache(64)
 def read_timestamps(
     path: Path,  # timestamps.txt
 ) -> dict[int, float]:  # frame number -> seconds since midnight of the recording's day; empty if there is no file
@@ -152,7 +150,6 @@ def read_timestamps(
     return moments
 
 # %% ../../nbs/data/01_kitti.ipynb #c48d031c
-@lru_cache(64)
 def world_of(
     drive: Path,
 ) -> tuple[tuple[float, float, float], np.ndarray]:  # origin (lat, lon, alt), earth_to_world (4, 4)
@@ -166,18 +163,15 @@ def world_of(
 
 
 def poses_at(
-    drive: Path,
-    number: str,  # "0000000005"
-    seconds: list[float | None],  # moments; None or no oxts timestamps: the packet's own moment
-) -> list[np.ndarray | None]:  # ego_to_world at these moments; None where the drive has no oxts folder
-    "Poses of the IMU. Raises BadData if the frame's packet is missing or damaged."
-    if not any((drive / "oxts/data").glob("*.txt")):
-        return [None] * len(seconds)
-    packet = read_packet(drive / f"oxts/data/{number}.txt")
-    origin, earth_to_world = world_of(drive)
+    packet: dict[str, float],  # from read_packet
+    at: float | None,  # the packet's moment; None = unknown
+    moments: list[float | None],  # where None or the packet's moment is unknown: the packet's own
+    world: tuple,  # from world_of
+) -> list[np.ndarray]:  # ego_to_world at these moments
+    "Poses of the IMU."
+    origin, earth_to_world = world
     pose, twist = earth_to_world @ pose_of(packet, origin), twist_of(packet)
-    at = read_timestamps(drive / "oxts/timestamps.txt").get(int(number))
-    return [extrapolate(pose, twist, 0.0 if at is None or moment is None else moment - at) for moment in seconds]
+    return [extrapolate(pose, twist, 0.0 if at is None or moment is None else moment - at) for moment in moments]
 
 # %% ../../nbs/data/01_kitti.ipynb #ae791459
 class KittiRaw:
@@ -201,7 +195,7 @@ class KittiRaw:
         if not self.frames:
             raise BadData(root, "the drives hold no scan and no image", "unpack the *_sync.zip of the drive")
         self.ids = [f"{drive.parent.name}/{drive.name}/{number}" for drive, number in self.frames]
-        self.rigs: dict[Path, Rig] = {}
+        self.known: dict[Path, object] = {}  # files that hold for a whole drive or day, read once
         names = self.drives[0].parent / "classes.txt"
         self.classes = tuple(names.read_text().split("\n")[:-1]) if names.is_file() else KITTI_CLASSES
 
@@ -215,11 +209,8 @@ class KittiRaw:
         "Frame `i`. Raises BadData for every fault of its files."
         drive, number = self.frames[i]
         path = drive / f"velodyne_points/data/{number}.bin"
-        if drive.parent not in self.rigs:
-            self.rigs[drive.parent] = read_rig(drive.parent, self.cameras)
-        rig = self.rigs[drive.parent]
-        sensors = ("velodyne_points", *self.cameras)
-        moments = [read_timestamps(drive / sensor / "timestamps.txt").get(int(number)) for sensor in sensors]
+        rig = self.once(read_rig, drive.parent, self.cameras)
+        moments = [self.moment(drive, sensor, number) for sensor in ("velodyne_points", *self.cameras)]
         poses = self.poses(drive, number, moments)
         points, intensity = read_scan(path)
         frame = Frame(
@@ -227,14 +218,37 @@ class KittiRaw:
             cameras=[self.camera(drive, number, name, rig, *at) for name, *at in zip(self.cameras, poses[1:], moments[1:])],
         )
         if self.truth:
-            frame.boxes = drive_boxes(drive, number, self.classes)
+            frame.boxes = self.boxes(drive, number)
             label_points(frame, drive / f"labels/{number}.label")
         return frame
 
+    def once(self, read, path: Path, *rest):
+        "What `read(path, *rest)` returns, kept for the next frame."
+        if path not in self.known:
+            self.known[path] = read(path, *rest)
+        return self.known[path]
+
+    def moment(self, drive: Path, sensor: str, number: str) -> float | None:
+        "When a sensor measured this frame, in seconds since midnight; None where unknown."
+        return self.once(read_timestamps, drive / sensor / "timestamps.txt").get(int(number))
+
     def poses(self, drive: Path, number: str, moments: list[float | None]) -> list[np.ndarray | None]:
-        "Poses at the LiDAR's and at each camera's moment."
+        "Poses at the LiDAR's and at each camera's moment; None where the drive has no oxts folder."
+        if not (drive / "oxts/data").is_dir():
+            return [None] * len(moments)
         shared = not (drive / "oxts/origin.txt").is_file() if self.one_moment is None else self.one_moment
-        return poses_at(drive, number, [moments[0]] * len(moments) if shared else moments)
+        packet = read_packet(drive / f"oxts/data/{number}.txt")
+        moments = [moments[0]] * len(moments) if shared else moments
+        return poses_at(packet, self.moment(drive, "oxts", number), moments, self.once(world_of, drive))
+
+    def boxes(self, drive: Path, number: str) -> Boxes | None:
+        "The frame's boxes from its own file or from the drive's tracklets; None where the drive has neither."
+        own, tracklets = drive / f"boxes/data/{number}.txt", drive / "tracklet_labels.xml"
+        if own.is_file():
+            return read_boxes(own, self.classes)
+        if tracklets.is_file():
+            return self.once(read_tracklets, tracklets, self.classes).get(int(number), boxes_of([], [], []))
+        return None
 
     def camera(self, drive: Path, number: str, name: str, rig: Rig, pose: np.ndarray | None, moment: float | None) -> Camera:
         "One image with its calibration and the truth about its pixels."
@@ -256,27 +270,6 @@ class KittiRaw:
         return camera
 
 # %% ../../nbs/data/01_kitti.ipynb #e596de32
-@lru_cache(8)
-def drive_tracklets(path: Path, classes: tuple[str, ...]) -> dict[int, Boxes]:
-    "The drive's tracklets, parsed once."
-    return read_tracklets(path, classes)
-
-
-def drive_boxes(
-    drive: Path,
-    number: str,  # "0000000005"
-    classes: tuple[str, ...],
-) -> Boxes | None:  # None: this drive has no boxes at all
-    "The boxes of one frame, from its own file or from the drive's tracklets."
-    own, tracklets = drive / f"boxes/data/{number}.txt", drive / "tracklet_labels.xml"
-    if own.is_file():
-        return read_boxes(own, classes)
-    if tracklets.is_file():
-        none = Boxes(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros(0, np.int32), np.zeros(0, np.int32))
-        return drive_tracklets(tracklets, classes).get(int(number), none)
-    return None
-
-
 def label_points(
     frame: Frame,  # its semantic and instance are set where they are known
     path: Path,  # .label file, may be absent

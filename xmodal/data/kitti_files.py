@@ -124,10 +124,10 @@ def split_projection(
     size = np.abs(left).max()
     if abs(np.linalg.det(left)) < 1e-6 * max(size, 1e-6) ** 2:
         raise BadData(path, f"{key} is singular: no pixel has a ray", "copy the calibration file again; focal lengths must not be zero")
-    if np.abs(left[[1, 2, 2], [0, 0, 1]]).max() < 1e-9 * size:  # upper triangular, as in KITTI
+    if np.abs(left[[1, 2, 2], [0, 0, 1]]).max() < 1e-9 * size and np.diag(left).min() > 0:  # R = I, as in KITTI
         return left, rigid(None, np.linalg.solve(left, last))
     intrinsics, rotation = rq(left)
-    signs = np.sign(np.diag(intrinsics)) * [1, 1, 1]
+    signs = np.sign(np.diag(intrinsics))  # focal lengths are positive
     intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
     scale = intrinsics[2, 2]
     return intrinsics / scale, rotation_and_shift(rotation, np.linalg.solve(intrinsics, last), key, path)
