@@ -13,6 +13,10 @@ diff -r -x __pycache__ -x .ipynb_checkpoints nbs "$copy/nbs" && diff -r -x __pyc
     echo "run 'nbdev_clean && nbdev_export' and commit the result" >&2
     exit 1
 }
+tools/readme.sh "$copy/README.made" && diff README.md "$copy/README.made" || {
+    echo "run tools/readme.sh and commit the result" >&2
+    exit 1
+}
 
 echo "== every notebook runs"
 nbdev_test --n_workers "$(nproc)" --timing --do_print

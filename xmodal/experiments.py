@@ -11,6 +11,7 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 # %% ../nbs/10_experiments.ipynb #40cb621f
@@ -50,8 +51,10 @@ def run(
     out: str | Path,  # the run's folder
     parameters: dict[str, Any],  # the others
 ) -> dict[str, Any]:  # what the notebook wrote into results.json
-    "Execute an experiment notebook. Its output goes to this terminal as it comes. Raises RunFailed, naming the cell's error."
+    "Execute an experiment notebook. Its output goes to this terminal as it comes. Raises RunFailed, naming the cell's error, or if the kernel died."
     import papermill
+    from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     notebook, out = Path(notebook), Path(out).resolve()
     if not notebook.is_file():
@@ -62,14 +65,17 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     results = out / "results.json"
     results.unlink(missing_ok=True)  # so that an earlier run's results are never taken for this one's
-    with batch_mode():
+    with batch_mode(), TemporaryDirectory() as sockets:  # files, not ports, between here and the kernel
         try:
             papermill.execute_notebook(
                 notebook, out / "notebook.ipynb", parameters | {"out": str(out)}, cwd=os.getcwd(),
                 progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
+                config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
             )
         except papermill.PapermillExecutionError as error:
             raise RunFailed(f"{notebook.name} stopped with {error.ename}: {error.evalue} (see {out / 'notebook.ipynb'})") from None
+        except DeadKernelError:
+            raise RunFailed(f"{notebook.name}: its kernel died; most often the memory was not enough (see {out / 'notebook.ipynb'})") from None
     if not results.is_file():
         raise RunFailed(f"{notebook.name} ended without writing {results}")
     return json.loads(results.read_text())

@@ -6,6 +6,7 @@
 __all__ = ['METHODS', 'method_class', 'build', 'load_method', 'random_twin', 'ViewMaker', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #982572c3
+import hashlib
 import importlib
 from dataclasses import asdict
 from pathlib import Path
@@ -94,8 +95,9 @@ def pretrain(
     cache: str | Path | None = None,  # folder for superpixels; None = inside the run's folder
     machine: Machine | None = None,
     stop_after: int | None = None,  # steps of this call
+    source: dict[str, Any] | None = None,  # where the frames came from, for the checkpoint's card: arguments of `open_dataset`
 ) -> Fitted:
-    "Train a method. A run that was stopped goes on where it was."
+    "Train a method. A run that was stopped goes on where it was; BadData if the folder holds another run. Damaged frames are counted, told and skipped."
     recipe = method_class(name)[1].small() if recipe is None else recipe
     method = build(name, recipe, seed)
     superpixels = None
@@ -103,5 +105,6 @@ def pretrain(
         superpixels = SuperpixelCache(cache or Path(folder) / "superpixels", recipe.superpixels)
         superpixels.prepare(dataset)
     batches = Batches(dataset, ViewMaker(method, superpixels), method.collate, recipe.optimisation.batch_size, seed)
-    card = {"method": name, "recipe": asdict(recipe), "data": {"name": dataset.name, "frames": len(dataset)}}
+    frames = hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()[:16]
+    card = {"method": name, "recipe": asdict(recipe), "data": {"dataset": dataset.name, "frames": len(dataset), "digest": frames}, "source": source}
     return fit(method, batches, recipe.optimisation, folder, card, machine, stop_after)

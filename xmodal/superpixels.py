@@ -176,7 +176,8 @@ class SuperpixelCache:
                 for fault in pool.map(one, range(len(dataset))):
                     progress.update()
                     if fault is not None:
-                        print(f"skipped: {fault}", flush=True)
+                        if str(fault) not in map(str, faults):  # one broken calibration is the fault of many frames
+                            print(f"skipped: {fault}", flush=True)
                         faults.append(fault)
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for the whole dataset

@@ -136,7 +136,7 @@ def read_timestamps(
         return {}
     days = (part for part in path.parts[::-1] if DAY.fullmatch(part))
     lines, moments = path.read_text().splitlines(), {}
-    first = next(days, None) or lines[0][:10].replace("-", "_")
+    first = next(days, None) or next((line[:10].replace("-", "_") for line in lines if line.strip()), "")
     for number, line in enumerate(lines):
         if not line.strip():
             continue  # a frame that was left out
@@ -145,6 +145,8 @@ def read_timestamps(
             hours, minutes, seconds = clock.split(":")
             days_later = (datetime.strptime(date, "%Y-%m-%d") - datetime.strptime(first, "%Y_%m_%d")).days
             moments[number] = days_later * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            if not np.isfinite(moments[number]):
+                raise ValueError
         except ValueError:
             raise BadData(path, f"line {number + 1} is no moment: {line!r}", "copy the file again, or delete it") from None
     return moments

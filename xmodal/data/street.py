@@ -40,7 +40,7 @@ class Street:
     cameras: int = 2  # 1 to 5: the stereo pair to the front, then left, right, back
     size: tuple[int, int] = (192, 640)  # height, width of the images in pixels
     beams: int = 32  # of the LiDAR: 16, 32 or 64
-    frames_per_drive: int = 10  # each drive has a street of its own
+    frames_per_drive: int = 6  # each drive has a street of its own
     spacing: float = 0.5  # seconds between frames
     samples: int = 3  # rays a pixel, 1 (fast, jagged) to 3
     name: str = "street"

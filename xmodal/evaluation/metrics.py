@@ -51,7 +51,9 @@ def ranks(
     answer: torch.Tensor,  # (Q,) int64: which candidate is the right one
     chunk: int = 512,  # queries at a time
 ) -> torch.Tensor:  # (Q,) float32, 1 = best; expected rank under random tie breaking
-    "The rank of the right candidate by dot product."
+    "The rank of the right candidate by dot product. Raises ValueError for features that are no numbers: nothing compares as better than NaN."
+    if not (torch.isfinite(queries).all() and torch.isfinite(candidates).all()):
+        raise ValueError("the features hold NaN or infinity: the network that made them has diverged")
     found = []
     for start in range(0, len(queries), chunk):
         rows = slice(start, start + chunk)

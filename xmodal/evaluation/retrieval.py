@@ -24,16 +24,13 @@ def point_pixel_ranks(
 ) -> dict[str, tuple[np.ndarray, int]]:  # "point_to_pixel", "pixel_to_point": ranks, number of candidates
     "Ranks in both directions within one image."
     _, first, pixel_of = np.unique(pixel_id, return_index=True, return_inverse=True)
-    pixel_of = torch.from_numpy(pixel_of.reshape(-1))
-    unique_pixels = pixels[torch.from_numpy(first)]
+    first, pixel_of = torch.from_numpy(first), torch.from_numpy(pixel_of.reshape(-1))
     asked = torch.from_numpy(rng.permutation(len(points))[:queries])
     asked_pixels = torch.from_numpy(rng.permutation(len(first))[:queries])
     return {
-        "point_to_pixel": (ranks(points[asked], unique_pixels, pixel_of[asked]).numpy(), len(first)),
-        "pixel_to_point": (
-            ranks(unique_pixels[asked_pixels], points, torch.from_numpy(first)[asked_pixels]).numpy(),
-            len(points),
-        ),
+        "point_to_pixel": (ranks(points[asked], pixels[first], pixel_of[asked]).numpy(), len(first)),
+        # points that share a pixel are equally right: one stands for all, so that they do not push each other down
+        "pixel_to_point": (ranks(pixels[first][asked_pixels], points[first], asked_pixels).numpy(), len(first)),
     }
 
 

@@ -53,8 +53,8 @@ class SLidRRecipe:
             planes=(32, 64, 96, 128, 96, 64, 64, 64),
             image="efficientnet_lite0",
             pixel_step=4,
-            voxels=Voxels(size=0.15),
-            optimisation=Optimisation("adamw", lr=3e-3, weight_decay=1e-2, epochs=10, batch_size=2, per_epoch=False, warmup=0.1),
+            voxels=Voxels(size=0.2),
+            optimisation=Optimisation("adamw", lr=5e-3, weight_decay=1e-2, epochs=10, batch_size=2, per_epoch=False, warmup=0.1),
         )
 
 # %% ../../nbs/methods/01_slidr.ipynb #19af8091

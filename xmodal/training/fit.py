@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Optimisation', 'Machine', 'learning_rate', 'make_optimizer', 'Diverged', 'stop_requested', 'Log', 'Fitted', 'fit',
-           'optimiser_step', 'gradient_norm', 'resume']
+           'rows_of', 'nothing_left', 'optimiser_step', 'gradient_norm', 'resume', 'differences']
 
 # %% ../../nbs/training/02_fit.ipynb #a7553c0c
 import csv
@@ -12,6 +12,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,7 @@ class Log:
         rows = self.read() if start else []
         self.rows = [row for row in rows if row["step"] < start]
         self.columns = list(self.rows[0]) if self.rows else []
-        self.told, self.skipped = set(), 0
+        self.told, self.skipped, self.latest = self.complaints() if start else set(), 0, None
         if start:
             self._write_all()
         else:
@@ -149,6 +150,13 @@ class Log:
         with open(self.metrics, newline="") as file:
             number = lambda text: int(text) if text.isdigit() else float(text)
             return [{key: number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+    def complaints(self) -> set[str]:
+        "What faults.csv says already, so that a run that goes on does not say it again."
+        if not self.faults.exists():
+            return set()
+        with open(self.faults, newline="") as file:
+            return {str(BadData(**row)) for row in csv.DictReader(file)}
 
     def _write_all(self) -> None:
         with open(self.metrics, "w", newline="") as file:
@@ -172,7 +180,7 @@ class Log:
 
     def fault(self, fault: BadData) -> None:
         "Count a skipped frame; say and write down its cause the first time."
-        self.skipped += 1
+        self.skipped, self.latest = self.skipped + 1, fault
         if str(fault) in self.told:
             return
         self.told.add(str(fault))
@@ -198,7 +206,7 @@ class Fitted:
     total: int  # of so many
     seconds: float  # of this call
     skipped: int  # frames left out, counted every time
-    faults: int  # different complaints among them
+    faults: int  # different complaints of the whole run
     metrics: list[dict[str, float]] = field(repr=False, default_factory=list)
 
     @property
@@ -215,7 +223,7 @@ def fit(
     machine: Machine | None = None,
     stop_after: int | None = None,  # optimiser steps of this call; None = to the end
 ) -> Fitted:
-    "Train to the end, or until Ctrl-C. Raises Diverged if the loss or the gradient is not finite, naming the frames."
+    "Train to the end, or until Ctrl-C. Raises Diverged if the loss or the gradient is not finite, naming the frames; BadData if no frame can be used."
     from lightning.fabric import Fabric
 
     machine = machine or Machine()
@@ -239,7 +247,9 @@ def fit(
     def write(step: int) -> None:
         save(last, method.state_dict() | optimizer_tensors(inner), card | {"step": step})
 
-    step, saved = start, time.monotonic()
+    step, saved, trained = start, time.monotonic(), start > 0
+    lost: set[int] = set()  # frames that were tried since the last step that could be used
+    shown: dict[str, float] = {}
     loader = iter(batches.loader(range(start * machine.accumulate, end * machine.accumulate), machine.workers))
     with stop_requested() as asked, Progress(total, "pretrain", start=start) as progress:
         while step < end and not asked:
@@ -247,16 +257,38 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             values = optimiser_step(fabric, model, optimizer, loader, machine, log, (batches.seed, step))
-            progress.update(loss=values.get("loss", math.nan))
+            trained |= bool(values)
+            lost = set() if values else lost | rows_of(batches, step, machine.accumulate)
+            if len(lost) == len(batches.dataset) or not trained and step == total - 1:
+                raise nothing_left(log.latest, len(lost))
+            shown = {"loss": values["loss"]} if values else shown  # a step without a usable frame has no loss
+            progress.update(**shown)
             if values and (step % machine.log_every == 0 or step == total - 1):
                 log.write(step=step, epoch=step // per_epoch, lr=rate, **values)
             step += 1
-            if time.monotonic() - saved > machine.save_every:
+            if trained and time.monotonic() - saved > machine.save_every:
                 write(step)
                 saved = time.monotonic()
     write(step)
     log.close()
     return Fitted(last, step, total, time.monotonic() - began, log.skipped, len(log.told), log.rows)
+
+# %% ../../nbs/training/02_fit.ipynb #aa3ec391
+def rows_of(
+    batches: Batches,
+    step: int,  # an optimiser step
+    accumulate: int,  # batches that it sums up
+) -> set[int]:  # rows of the dataset
+    "The frames of an optimiser step."
+    return {row for batch in range(step * accumulate, (step + 1) * accumulate) for row in batches.frames_of(batch)[1]}
+
+
+def nothing_left(
+    fault: BadData,  # the latest complaint
+    tried: int,  # frames
+) -> BadData:
+    "The error of a run that has nothing to train on."
+    return BadData(fault.path, f"{fault.cause} (and none of the {tried} frames that were tried can be used: see faults.csv)", fault.mend)
 
 # %% ../../nbs/training/02_fit.ipynb #760edb47
 def optimiser_step(fabric, model, optimizer, loader, machine: Machine, log: Log, seed: tuple[int, int]) -> dict[str, float]:
@@ -310,14 +342,28 @@ def resume(
 ) -> int:  # the step to go on with
     "Put weights and optimiser back. Raises BadData if the checkpoint is of another run."
     tensors, old = load(last)
-    for key in ("method", "recipe", "seed", "total"):
-        if key in card and _plain(old.get(key)) != _plain(card[key]):
-            raise BadData(last, f"it is of another run: {key} was {old.get(key)}, is {card[key]}", "give another folder, or remove this one")
+    is_of = {key: value for key, value in card.items() if key in ("method", "recipe", "seed", "total", "data")}
+    if changes := list(differences({key: old.get(key) for key in is_of}, _plain(is_of))):
+        raise BadData(last, f"it is of another run: {', '.join(changes)}", "give another folder, or remove this one")
     method.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("optimizer.")})
     restore_optimizer(optimizer, tensors)
     if old["step"]:
         print(f"going on from step {old['step']} of {old['total']} ({last})", flush=True)
     return old["step"]
+
+
+def differences(
+    old: dict,
+    new: dict,
+    name: str = "",  # of what they are, with a dot
+) -> Iterator[str]:  # "recipe.voxels.size was 0.1, is 0.2"
+    "What differs between two nested dictionaries."
+    for key in dict.fromkeys([*old, *new]):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{name}{key}.")
+        elif a != b:
+            yield f"{name}{key} was {a}, is {b}"
 
 
 def _plain(value):

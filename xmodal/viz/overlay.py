@@ -228,7 +228,7 @@ def image_axes(
     "Axes of the image's shape, with room for a title and a colour bar."
     return picture(width, (width - 1) * size[0] / size[1] + 0.9, theme).add_subplot()
 
-
+# %% ../../nbs/viz/00_overlay.ipynb #1d76d03b
 def points_on_image(
     frame: Frame,
     camera: int = 0,  # which of the frame's cameras
@@ -370,7 +370,7 @@ def _map_axes(ax: Any, reach: float, colors: dict) -> None:
     ticks = np.arange(-reach // 20 * 20, reach + 1, 20)
     ticks = ticks[np.abs(ticks) <= reach]
     ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=ticks, yticks=ticks, facecolor=colors["ground"])
-    ax.set_xticklabels([f"{0 - t:g}" for t in ticks])
+    ax.set_xticklabels([f"{0 - t:g}".replace("-", "−") for t in ticks])
     ax.set_xlabel("y, to the left [m]", fontsize=9.5, color=colors["ink"])
     ax.set_ylabel("x, forward [m]", fontsize=9.5, color=colors["ink"])
     ax.tick_params(labelsize=9, color=colors["line"], labelcolor=colors["ink"])

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..projection import transform
-from .mesh import MATERIAL, MATERIALS
+from .mesh import MATERIALS, dot
 from .scene import Scene
 from .surfaces import surface
 
@@ -42,7 +41,7 @@ def directions(beams: int) -> np.ndarray:  # (beams * columns, 3) unit vectors, 
     e, a = (grid.ravel() for grid in np.meshgrid(elevation, azimuth, indexing="ij"))
     return np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], 1)
 
-
+# %% ../../nbs/world/05_lidar.ipynb #c580baab
 def sweep(
     scene: Scene,
     lidar_to_world: np.ndarray,  # (4, 4) at the scene's moment
@@ -58,10 +57,10 @@ def sweep(
     Power falls with the square of the range and the cosine of the incidence, so that dark, far and grazing surfaces fade; glass lets four of five beams through.
     Intensity is what sensors report after their own correction for range: reflectivity times the root of the cosine, except for retro-reflectors."""
     beam = directions(beams)
-    hits = scene.cast(np.broadcast_to(lidar_to_world[:3, 3], beam.shape), beam @ lidar_to_world[:3, :3].T)
+    hits = scene.cast(np.broadcast_to(lidar_to_world[:3, 3], beam.shape), np.stack([dot(beam, axis) for axis in lidar_to_world[:3, :3]], 1))
     look, material = surface(hits), hits.of_triangle("material")
     retro = np.array([values[1] for values in MATERIALS.values()])[material]
-    cosine = np.abs((hits.direction * hits.facing).sum(1))
+    cosine = np.abs(dot(hits.direction, hits.facing))
     power = look.reflectivity * np.maximum(cosine, retro) * (reach / np.maximum(hits.distance, 1)) ** 2
     power *= np.exp(rng.normal(0, 0.3, len(hits)))
     luck = rng.uniform(size=len(hits))

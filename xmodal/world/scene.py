@@ -6,11 +6,12 @@
 __all__ = ['Hits', 'Scene', 'build', 'cast']
 
 # %% ../../nbs/world/03_scene.ipynb #fac36564
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
-from .mesh import PER_TRIANGLE, PER_VERTEX, Mesh, merge
+from .mesh import Mesh, dot, merge
 from .street import World
 
 # %% ../../nbs/world/03_scene.ipynb #3eb145e2
@@ -37,9 +38,9 @@ class Hits:
     def of_vertex(self, name: str) -> np.ndarray:  # (N, k)
         "A per-vertex value of the mesh, interpolated: normals, uv."
         values, corner = getattr(self.mesh, name), self.mesh.triangles[self.triangle]
-        return sum(values[corner[:, k]] * self.weights[:, k, None] for k in range(3))
+        return sum(np.take(values, corner[:, k], 0) * self.weights[:, k, None] for k in range(3))
 
-
+# %% ../../nbs/world/03_scene.ipynb #b5bae3f7
 class Scene:
     "A world at one moment, for casting rays. `at` gives the same world at another moment without building the still part again."
 
@@ -73,7 +74,7 @@ class Scene:
             triangle[nearer] = triangle2[nearer] + len(self.world.static)
         ray = np.flatnonzero(np.isfinite(hit))
         hit, triangle, uv, normal, direction = hit[ray], triangle[ray], uv[ray], normal[ray], rays[ray, 3:]
-        facing = -np.sign((normal * direction).sum(1, keepdims=True)) * normal
+        facing = -np.sign(dot(normal, direction))[:, None] * normal
         weights = np.stack([1 - uv[:, 0] - uv[:, 1], uv[:, 0], uv[:, 1]], 1)
         return Hits(ray, hit, triangle, weights, facing, direction, rays[ray, :3] + direction * hit[:, None], self.mesh)
 
@@ -93,9 +94,10 @@ class Scene:
             blocked |= self.moved.test_occlusions(tensor, 0.0, reach).numpy()
         return blocked
 
-
+# %% ../../nbs/world/03_scene.ipynb #d7b2592b
 def build(mesh: Mesh):
     "Open3D's search tree for one mesh."
+    os.environ.setdefault("OPEN3D_DISABLE_WEB_VISUALIZER", "true")  # else importing it in a notebook starts a web server
     import open3d as o3d
 
     scene = o3d.t.geometry.RaycastingScene()

@@ -84,7 +84,7 @@ def car(rng: np.random.Generator) -> Mesh:
     wheels = [wheel(x * length, y * (width / 2 - 0.09), radius, 0.21) for x in (-0.30, 0.31) for y in (-1, 1)]
     return merge([body, *wheels, *car_trim(length, width, height, paint)])
 
-
+# %% ../../nbs/world/01_shapes.ipynb #0950857a
 def car_body(
     profile: list,  # of PROFILES
     length: float,
@@ -115,7 +115,7 @@ def car_body(
     material[:, [0, 11]], color[:, [0, 11]] = MATERIAL["black"], linear(25, 25, 27)
     return sheet(grid, material, color)
 
-
+# %% ../../nbs/world/01_shapes.ipynb #d2e3a689
 def car_trim(
     length: float,
     width: float,
@@ -181,7 +181,7 @@ def limb(
     "An arm or a leg."
     return tube(np.linspace(start, end, 3), np.linspace(*thick, 3), material, color, sides=7)
 
-
+# %% ../../nbs/world/01_shapes.ipynb #bb6c8d65
 def pedestrian(rng: np.random.Generator) -> Mesh:
     "A person in mid-step, 1.5 to 1.95 m tall."
     h, stride, swing = rng.uniform(1.5, 1.95), rng.uniform(0.05, 0.32), rng.uniform(0.05, 0.25)
@@ -208,7 +208,7 @@ def pedestrian(rng: np.random.Generator) -> Mesh:
         parts.append(box((-0.30, -0.15, 0.56 * h), (-0.10, 0.15, 0.78 * h), "cloth", pick_color(rng)))  # a rucksack
     return merge(parts)
 
-
+# %% ../../nbs/world/01_shapes.ipynb #8d3e699f
 def cyclist(rng: np.random.Generator) -> Mesh:
     "A person on a bicycle, 1.8 m long."
     frame, shirt, trousers = pick_color(rng), pick_color(rng, (0.5, 1.0), (0.4, 0.95)), pick_color(rng, (0.1, 0.5), (0.1, 0.5))
@@ -272,7 +272,7 @@ def tree(rng: np.random.Generator) -> Mesh:
     parts.append(labelled(leaves(centers, 0.024 * height + 0.12, colors, rng, direction), CLASS["vegetation"]))
     return merge(parts)
 
-
+# %% ../../nbs/world/01_shapes.ipynb #2f6e0f93
 def bush(rng: np.random.Generator) -> Mesh:
     "A round shrub, up to 1.5 m."
     r, z = rng.uniform(0.4, 0.9), rng.uniform(0.6, 1.4)
@@ -318,7 +318,7 @@ def fence(
     rails = [box((0, 0.012, z), (length, 0.04, z + 0.08), "wood", 0.85 * wood) for z in (0.25 * height, 0.75 * height)]
     return labelled(merge(pickets + rails), CLASS["fence"])
 
-
+# %% ../../nbs/world/01_shapes.ipynb #3e75efa5
 def street_light(rng: np.random.Generator) -> Mesh:
     "A lamp post whose arm reaches along +x over the road."
     height, reach = rng.uniform(5.5, 8.5), rng.uniform(0.8, 1.8)

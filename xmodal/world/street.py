@@ -45,7 +45,7 @@ class Arc:
         "A thing that stands at (s, d)."
         return rigid(rotation_z(heading + s * self.curvature), self.point(s, d, z))
 
-
+# %% ../../nbs/world/02_street.ipynb #e9d55ee7
 @dataclass
 class Actor:
     "A traffic participant, parked or moving along the street at constant speed."
@@ -75,7 +75,7 @@ class Actor:
 
 @dataclass
 class Light:
-    "Sun, sky and the camera's exposure."
+    "Sun, sky and the camera's exposure. Arrays are float32, so that pictures are reckoned in it."
 
     sun: np.ndarray  # (3,) unit vector towards the sun, world
     sun_color: np.ndarray  # (3,) linear
@@ -85,7 +85,7 @@ class Light:
     cloud_shift: np.ndarray  # (2,)
     exposure: float
 
-
+# %% ../../nbs/world/02_street.ipynb #bd541691
 @dataclass
 class World:
     "A street with everything on it."
@@ -140,7 +140,7 @@ class Layout:
         wave = sum(a * np.sin(k * s + m * d + p) for a, k, m, p in self.bumps)
         return self.kerb + wave * np.clip(beyond / 25, 0, 1) + 0.0006 * np.maximum(beyond - 15, 0) ** 2
 
-
+# %% ../../nbs/world/02_street.ipynb #cbdc8f04
 def layout(
     length: float,  # metres that the own car drives
     rng: np.random.Generator,
@@ -179,7 +179,7 @@ def strip(
     Z = z(S, D) if callable(z) else np.broadcast_to(z, S.shape)
     return labelled(sheet(arc.point(S, D, Z), material, color, uv=np.stack([S, D], -1), pattern=pattern), CLASS[label])
 
-
+# %% ../../nbs/world/02_street.ipynb #553ec664
 def ground(
     plan: Layout,
     arc: Arc,
@@ -215,7 +215,7 @@ def ground(
                 parts.append(labelled(sheet(grid, "kerb", stone), CLASS["sidewalk"]))
     return parts + [hills(arc, plan, rng)]
 
-
+# %% ../../nbs/world/02_street.ipynb #83a1a752
 def hills(arc: Arc, plan: Layout, rng: np.random.Generator) -> Mesh:
     "A far wooded ring, so that the street does not end in the air; no LiDAR reaches it."
     turn = np.linspace(0, 2 * np.pi, 121)
@@ -263,7 +263,7 @@ def houses(put, block: tuple, d: float, sign: int, kind: str, rng: np.random.Gen
             put(house, s + width, d + offset, np.pi)
         s += width + (rng.choice([0.02, rng.uniform(2, 6)], p=[0.75, 0.25]) if kind == "city" else rng.uniform(3, 11))
 
-
+# %% ../../nbs/world/02_street.ipynb #2f739042
 def gardens(put, block: tuple, back: float, depth: float, sign: int, rng: np.random.Generator) -> None:
     "Hedges and fences along the sidewalk, shrubs and trees behind."
     s = block[0] + 1
@@ -347,7 +347,7 @@ def traffic(
                 add("person", a - rng.uniform(1.5, 4), -way * rng.uniform(0, plan.lane), way * np.pi / 2, 0.0, way * rng.uniform(0.8, 1.5))
     return found
 
-
+# %% ../../nbs/world/02_street.ipynb #c97558f3
 def free(
     actor: Actor,
     others: list[Actor],
@@ -381,12 +381,12 @@ def daylight(rng: np.random.Generator) -> Light:
     grey = np.array([0.66, 0.70, 0.76])
     pale = np.array([0.62, 0.78, 0.95]) * (1 - 0.25 * warm * np.array([0.0, 0.4, 1.0]))
     return Light(
-        sun=np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]),
-        sun_color=strength * (np.array([1.0, 0.95, 0.86]) * (1 - warm) + np.array([1.0, 0.80, 0.56]) * warm),
-        zenith=(1 - 0.8 * clouds) * blue + 0.8 * clouds * grey,
-        horizon=(1 - 0.6 * clouds) * pale + 0.6 * clouds * grey * 1.15,
+        sun=np.float32([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]),
+        sun_color=np.float32(strength * (np.array([1.0, 0.95, 0.86]) * (1 - warm) + np.array([1.0, 0.80, 0.56]) * warm)),
+        zenith=np.float32((1 - 0.8 * clouds) * blue + 0.8 * clouds * grey),
+        horizon=np.float32((1 - 0.6 * clouds) * pale + 0.6 * clouds * grey * 1.15),
         clouds=float(clouds),
-        cloud_shift=rng.uniform(0, 1000, 2),
+        cloud_shift=np.float32(rng.uniform(0, 1000, 2)),
         exposure=float(rng.uniform(0.8, 1.2)),
     )
 

@@ -43,7 +43,7 @@ def noise(
 ) -> np.ndarray:  # (N,) float32
     "The tile, looked up at the nearest texel."
     tile = noise_tile()
-    return tile.ravel()[((v * scale).astype(np.int64) & 1023) * 1024 + ((u * scale).astype(np.int64) & 1023)]
+    return tile.ravel()[(np.floor(v * scale).astype(np.int64) & 1023) * 1024 + (np.floor(u * scale).astype(np.int64) & 1023)]
 
 
 def chance(
@@ -139,7 +139,7 @@ def facade(rows, u, v, near, pattern, color, mirror, reflectivity) -> None:
     color[rows[band]] *= 1.12
     windows(rows[windowed], u[windowed], v[windowed], bay[windowed], storey[windowed], seed[windowed], style[windowed], color, mirror, reflectivity)
 
-
+# %% ../../nbs/world/04_surfaces.ipynb #dc50a49f
 def windows(rows, u, v, bay, storey, seed, style, color, mirror, reflectivity) -> None:
     "One window a bay and storey; doors and shop windows on the ground floor."
     column, level = np.floor(u / bay), np.floor(v / storey)
@@ -179,7 +179,7 @@ def roof(rows, u, v, near, pattern, color, mirror, reflectivity) -> None:
     row = np.where(tiled, 0.75 + 0.35 * ((u % 0.33) / 0.33), 1)
     color[rows] *= (row * (1 + 0.08 * noise(u, v, 6) + 0.25 * near * tiled * (chance(np.floor(u / 0.33), np.floor(v / 0.25)) - 0.5)))[:, None]
 
-
+# %% ../../nbs/world/04_surfaces.ipynb #b9d13483
 def mottled(strength: float, scale: float):
     "A rule for bark, cloth, wood, foliage: noise of one size."
 

@@ -1,0 +1,208 @@
+"""The command line: what it explains, what it refuses, and a session from an empty folder to a report."""
+
+import inspect
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tyro", reason="the command line is parsed with tyro")
+
+from xmodal import cli  # noqa: E402
+from xmodal.pretrain import METHODS  # noqa: E402
+
+COMMANDS = {command.__name__.lower(): command for command in get_args(cli.Command)}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Relative folders, such as the default `runs/`, are the test's own."
+    monkeypatch.chdir(tmp_path)
+
+
+def help_of(capsys, *words):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*words, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def refusal(capsys, *words):
+    "The one line that a command says when it refuses."
+    assert cli.main([str(word) for word in words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
+    return lines[0]
+
+
+def test_help_shows_all_commands_in_the_order_of_use(capsys):
+    shown = help_of(capsys)
+    names = ["world", "superpixels", "pretrain", "evaluate", "report", "demo"]
+    assert list(COMMANDS) == names
+    places = [shown.index(f"• {name} ") for name in names]
+    assert places == sorted(places)
+    for command in COMMANDS.values():
+        assert len(command.__doc__) < 60 and command.__doc__ in shown  # in one line of a terminal of 80 columns
+    with pytest.raises(SystemExit) as stop:
+        cli.main([])
+    assert stop.value.code == 0 and capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name, capsys):
+    shown = " ".join(help_of(capsys, name).replace("│", " ").split())
+    source = inspect.getsource(COMMANDS[name])
+    for field in fields(COMMANDS[name]):
+        words = field.name.replace("_", "-")
+        comment = re.search(rf"^    {field.name}: .*  # (.+)$", source, re.MULTILINE)[1]
+        assert (f"--{words}" in shown or words.upper() in shown) and comment in shown
+    assert "{None}" not in shown
+
+
+def test_choices_are_those_of_the_package():
+    from xmodal.data.datasets import open_dataset
+
+    assert get_args(get_type_hints(cli.Pretrain)["method"]) == tuple(METHODS)
+    for name in get_args(cli.Data):
+        try:
+            open_dataset(name)
+        except ValueError as error:
+            assert "unknown" not in str(error)
+
+
+BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("wrld", "wrld; Available subcommands: world, superpixels"),
+        ("world", "OUT"),
+        ("world out --foo 1", "--foo, 1 (see xmodal world --help)"),
+        ("world out --frame 3", "--frame, 3; Perhaps you meant: --frames INT"),
+        ("world out --frames many", "--frames: invalid literal for int() with base 10: 'many'"),
+        ("world out --frames", "--frames"),
+        ("world out --size 64", "'--size'. Expected 2 values"),
+        ("world out --layout nuscenes", "'nuscenes' for argument '--layout'"),
+        ("world out --frames 0", "frames = 0 cannot be; ask for at least one"),
+        ("world out --cameras 9", "the rig has 1 to 5"),
+        ("world a-file", "a-file/2026_01_01: Not a directory"),
+        ("superpixels nowhere", "nowhere: there is no such folder"),
+        ("superpixels .", ".: no KITTI raw recording here (expected 2011_09_26/"),
+        ("superpixels . --data kitti-object", ".: no KITTI object set here"),
+        ("superpixels broken", "calib_cam_to_cam.txt"),
+        ("superpixels broken --segments 0", "segments must be at least 1, got 0"),
+        ("superpixels broken --workers 0", "--workers 0 cannot be; give at least 1"),
+        ("pretrain slide", "'slide'"),
+        ("pretrain slidr --frames 3", "--frames"),
+        ("pretrain slidr", "'kitti' needs the folder of its recordings"),
+        ("pretrain slidr --root nowhere", "nowhere: there is no such folder"),
+        ("pretrain slidr --root broken --epochs 0", "--epochs 0 cannot be"),
+        ("pretrain slidr --root broken --batch-size -2", "--batch-size -2 cannot be"),
+        ("pretrain slidr --root broken --seed -1", "--seed -1 cannot be"),
+        ("pretrain slidr --root broken --lr nan", "--lr nan cannot be"),
+        ("pretrain slidr --root broken --stop-after 0", "--stop-after 0 cannot be"),
+        ("pretrain ppkt --root broken --segments 9", "ppkt uses no superpixels"),
+        ("evaluate nowhere", "nowhere: there is no last.safetensors here"),
+        ("evaluate torn", "torn/last.safetensors: not a whole safetensors file"),
+        ("report nowhere", "nowhere/results.json: there are no results"),
+        ("demo --seeds 0", "--seeds 0 cannot be; give at least 1"),
+        ("demo --data kitti", "needs the folder of the recordings"),
+    ],
+)
+def test_refusals_are_one_line(words, expected, capsys, tmp_path):
+    (tmp_path / "a-file").touch()
+    (tmp_path / "broken" / BROKEN).mkdir(parents=True)
+    (tmp_path / "broken" / BROKEN / "0000000000.bin").touch()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn/last.safetensors").write_bytes(b"\x09")
+    assert expected in refusal(capsys, *words.split())
+
+
+def test_a_missing_package_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)  # importing it fails as if it were not installed
+    text = refusal(capsys, "world", "out", "--frames", 1)
+    assert "open3d" in text and "pip install" in text
+
+
+def test_many_lines_of_a_message_become_one(capsys, monkeypatch):
+    def run(self):
+        raise OSError("no space\n  left on\ndevice")
+
+    monkeypatch.setattr(cli.Demo, "run", run)
+    assert refusal(capsys, "demo") == "xmodal: no space left on device"
+
+
+@pytest.mark.parametrize("bug", [lambda: np.zeros(3) + np.zeros(4), lambda: int("x"), lambda: {}["key"], lambda: __import__("xmodal.nothing")])
+def test_bugs_keep_their_traceback(bug, monkeypatch):
+    monkeypatch.setattr(cli.Report, "run", lambda self: bug())
+    with pytest.raises((ValueError, KeyError, ImportError)):
+        cli.main(["report", "run"])
+
+
+def test_a_value_error_from_below_the_package_is_a_bug(monkeypatch):
+    from xmodal.data import street
+
+    monkeypatch.setattr(street.Street, "__post_init__", lambda self: np.zeros(3) + np.zeros(4))
+    with pytest.raises(ValueError, match="broadcast"):
+        cli.main(["world", "out"])
+
+
+def test_ctrl_c(capsys, monkeypatch):
+    def run(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Demo, "run", run)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "xmodal: stopped; what is done is kept, give the same command again to go on\n"
+
+
+def test_help_loads_nothing_heavy():
+    code = """
+import sys
+from xmodal.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print(*(name for name in ("torch", "scipy", "cv2", "open3d", "PIL", "lightning", "papermill", "matplotlib") if name in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == [] and "xmodal world streets" in done.stdout
+
+
+def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
+    pytest.importorskip("open3d", reason="the street world is rendered with Open3D")
+    pytest.importorskip("cv2", reason="superpixels need OpenCV")
+    pytest.importorskip("papermill", reason="the evaluation is a notebook")
+
+    def done(words):
+        assert cli.main(words.split()) == 0
+        return capsys.readouterr().out
+
+    assert "4 frames in streets" in done("world streets --frames 4 --frames-per-drive 2 --size 64 208 --beams 16 --layout kitti")
+    scans = sorted((tmp_path / "streets").rglob("velodyne_points/data/*.bin"))
+    assert len(scans) == 4
+    assert "superpixels of 4 frames" in done("superpixels streets --segments 40")
+    assert len(list((tmp_path / "runs/superpixels").rglob("*.png"))) == 8  # two cameras
+
+    train = "pretrain slidr --root streets --out runs/first --segments 40 --epochs 1 --batch-size 1"
+    assert "step 1 of 2" in done(f"{train} --stop-after 1")
+    assert "xmodal evaluate runs/first" in done(train)
+    assert len(list((tmp_path / "runs/superpixels").rglob("*.png"))) == 8  # those were used, no others made
+    card = json.loads((tmp_path / "runs/first/last.json").read_text())
+    assert card["step"] == card["total"] == 2 and card["data"]["frames"] == 2 and card["recipe"]["superpixels"]["segments"] == 40
+    assert "another run" in refusal(capsys, *train.split(), "--lr", 0.1)
+    assert "nowhere: there is no such folder" in refusal(capsys, "evaluate", "runs/first", "--root", "nowhere")
+
+    assert "linear probe, mIoU" in done("evaluate runs/first")
+    results = json.loads((tmp_path / "runs/first/results.json").read_text())
+    assert set(results["retrieval"]["point_to_pixel"]) == {"trained", "random"}
+    page = tmp_path / "runs/first/report.html"
+    page.unlink(missing_ok=True)
+    assert "runs/first/report.html" in done("report runs/first")
+    assert "<svg" in page.read_text() or "<img" in page.read_text()
