@@ -13,7 +13,7 @@ stamp=".venv/ready-$(cat constraints.txt settings.ini setup.py tools/setup.sh | 
 # 1. Debian packages: a compiler and BLAS for MinkowskiEngine, the libraries that Open3D loads, a browser for the browser tests.
 missing=()
 if command -v dpkg-query >/dev/null; then
-    for package in g++ python3-dev python3-venv libopenblas-dev libusb-1.0-0 libgl1 libgomp1 libx11-6; do
+    for package in g++ python3-dev python3-venv libopenblas-dev libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6; do
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
     done
 fi
@@ -55,12 +55,13 @@ if ! ls "$wheels"/*.whl >/dev/null 2>&1; then
     build="$(mktemp -d)"
     trap 'rm -rf "$build"' EXIT
     (
-        "$PWD/$python" -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$build" MinkowskiEngine==0.5.4
-        tar xzf "$build"/*.tar.gz -C "$build"
-        export PATH="$PWD/.venv/bin:$PATH" MAX_JOBS=$jobs CFLAGS=-g0 CXXFLAGS=-g0 # without debug symbols: half the memory and time
-        cd "$build"/MinkowskiEngine-0.5.4
-        python setup.py bdist_wheel --cpu_only --blas=openblas
-        mv dist/*.whl "$wheels/"
+        # its setup.py calls pip; without debug symbols it takes half the memory and time
+        export PATH="$PWD/.venv/bin:$PATH" MAX_JOBS=$jobs CFLAGS=-g0 CXXFLAGS=-g0
+        pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$build" MinkowskiEngine==0.5.4 &&
+            tar xzf "$build"/*.tar.gz -C "$build" &&
+            cd "$build"/MinkowskiEngine-0.5.4 &&
+            python setup.py bdist_wheel --cpu_only --blas=openblas &&
+            mv dist/*.whl "$wheels/"
     ) >"$wheels/build.log" 2>&1 || true
 fi
 if ! "$python" -m pip install -q --no-deps "$wheels"/*.whl >/dev/null 2>&1; then
