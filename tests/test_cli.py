@@ -206,3 +206,6 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
     page.unlink(missing_ok=True)
     assert "runs/first/report.html" in done("report runs/first")
     assert "<svg" in page.read_text() or "<img" in page.read_text()
+
+    done("pretrain ppkt --root streets --out runs/all --epochs 1 --batch-size 4 --no-hold-out")
+    assert "none is left to measure on" in refusal(capsys, "evaluate", "runs/all")

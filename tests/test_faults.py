@@ -138,6 +138,7 @@ FAULTS = {
     "oxts packet short": (f"{DRIVE}/oxts/data/0000000001.txt", write("49 8 110"), "3 values instead of 30"),
     "oxts packet with words": (f"{DRIVE}/oxts/data/0000000001.txt", write("here and there"), "damaged"),
     "timestamps with words": (f"{DRIVE}/image_02/timestamps.txt", write("soon\nlater\n"), "no moment"),
+    "timestamps that are no text": (f"{DRIVE}/image_02/timestamps.txt", lambda path: path.write_bytes(b"\xff\xfe\x00\n"), "no moment"),
 }
 
 
@@ -169,6 +170,14 @@ def test_edited_calibration_is_not_overruled(root):
     edit("T", "1 2 3")(root / VELO)
     with pytest.raises(BadData, match="calib_rig.txt: .* disagrees .*; delete calib_rig.txt"):
         KittiRaw(root)[1]
+
+
+def test_the_last_class_counts_without_a_newline(root):
+    """Editors that end a file without one must not take a class away."""
+    path = root / DAY / "classes.txt"
+    path.write_text(path.read_text().rstrip("\n"))
+    assert KittiRaw(root).classes == Small.classes
+    KittiRaw(root)[1].check()
 
 
 def test_damaged_tracklets(root):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from xmodal import views
 from xmodal.batch import MEAN, STD, Voxels, collate
@@ -156,6 +157,48 @@ def test_a_crop_keeps_enough_pairs_or_the_whole_image():
             assert kept > 400 or kept > 0.75 * (view.pairs.camera == i).sum()
     never = views.resized_crop(view, np.random.default_rng(0), EASY.size, min_pairs=10**9, min_part=2.0)
     assert all(map(np.array_equal, never.images, whole.images))
+
+
+def test_the_draws_are_the_published_ones():
+    "SLidR: turn U(0, 2 pi), flips with 1/2, cuboid sides U(0, 0.2) of the extent, crops of 0.3 to 1 of the area and 14/9 to 17/9, 224 x 416, 1024 pairs."
+    rng = np.random.default_rng(0)
+    cloud = (rng.random((4000, 3)) * [30, 20, 4]).astype(np.float32)
+    image = np.zeros((9, 16, 3), np.uint8)
+    frame = Frame("cloud", cloud, cameras=[Camera("a", image, np.eye(3), np.eye(4))])
+    view = views.view_of(frame, occlusion=False)
+
+    turns = [inverse(views.rotate_z(view, rng).lidar_to_camera[0]) for _ in range(300)]
+    assert kstest(np.arctan2([t[1, 0] for t in turns], [t[0, 0] for t in turns]) % (2 * np.pi) / (2 * np.pi), "uniform").pvalue > 1e-3
+    signs = np.array([np.sign(np.diag(views.flip_points(view, rng).lidar_to_camera[0])[:2]) for _ in range(400)])
+    assert (np.abs(signs.mean(0)) < 0.15).all() and abs((signs[:, 0] * signs[:, 1]).mean()) < 0.15
+    mirrored = [views.flip_images(view, rng).intrinsics[0][0, 0] < 0 for _ in range(400)]
+    assert abs(np.mean(mirrored) - 0.5) < 0.08
+
+    sides = []
+    for _ in range(300):
+        left = views.drop_cuboid(replace(view, pairs=view.pairs.select(np.zeros(0, np.int64))), rng).index
+        gone = np.delete(view.points, left, 0)
+        sides.append(np.ptp(gone, 0) / np.ptp(cloud, 0))
+    assert 0.17 < np.max(sides) < 0.2 and 0.04 < np.mean(sides) < 0.1  # a little less than drawn: the cloud ends, and has gaps
+
+    crops = [views.random_crop((900, 1600), rng, views.Augmentation().crop_scale, views.Augmentation().crop_ratio) for _ in range(500)]
+    area, ratio = np.array([(c.height * c.width / (900 * 1600), c.width / c.height) for c in crops]).T
+    assert 0.295 < area.min() < 0.32 and 0.9 < area.max() <= 1 and abs(np.median(area) - 0.65) < 0.06
+    assert 14 / 9 - 0.005 < ratio.min() < 1.58 and 1.86 < ratio.max() < 17 / 9 + 0.005
+    settings = views.Augmentation()
+    assert (settings.size, settings.cuboid, settings.min_pairs) == ((224, 416), 0.2, 1024)
+
+
+def test_a_cuboid_that_takes_too_many_pairs_is_undone_as_a_whole():
+    view, _ = start_of(*sloping_frame(5)[:2])
+    undone = 0
+    for seed in range(40):
+        moved = views.drop_cuboid(view, np.random.default_rng(seed), side=0.5, min_pairs=590)
+        free = views.drop_cuboid(view, np.random.default_rng(seed), side=0.5, min_pairs=0)
+        fewest = np.bincount(free.pairs.camera, minlength=3).min()
+        assert len(moved.points) == len(view.points if fewest < 590 else free.points)
+        undone += fewest < 590
+    assert 0 < undone < 40
 
 
 @pytest.mark.parametrize("missing", ["points", "pairs", "cameras"])

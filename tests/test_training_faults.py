@@ -194,3 +194,13 @@ def test_a_recording_that_vanishes_ends_the_run_and_keeps_the_work(root, tmp_pat
     with pytest.raises(BadData, match="none of the 10 frames"):
         pretrain("ppkt", dataset, tmp_path / "run", recipe_of("ppkt"), machine=Machine(accelerator="cpu", log_every=1))
     assert (tmp_path / "run/last.safetensors").read_bytes() == before
+
+
+def test_the_notebook_shows_another_frame_if_the_first_is_damaged(root, tmp_path):
+    pytest.importorskip("papermill", reason="the experiment is a notebook")
+    from xmodal.demo import EXPERIMENTS
+    from xmodal.experiments import run
+
+    file(root, 5, "scan").write_bytes(b"")  # the first to train on: the drive before is held out
+    results = run(EXPERIMENTS / "pretrain.ipynb", tmp_path / "run", {"data": "kitti", "root": str(root), "steps": 1})
+    assert results["finished"] and results["steps"] == 2

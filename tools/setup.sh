@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore DEBIAN_FRONTE
 stamp=".venv/ready-$(cat constraints.txt settings.ini setup.py tools/setup.sh | cksum | cut -d' ' -f1)"
 [ -f "$stamp" ] && exit 0
 
-# 1. Debian packages: a compiler and BLAS for MinkowskiEngine, the libraries that Open3D loads, a browser for the browser tests.
+# 1. Debian packages: a compiler and BLAS for MinkowskiEngine, the libraries that Open3D loads.
 missing=()
 if command -v dpkg-query >/dev/null; then
     for package in g++ python3-dev python3-venv libopenblas-dev libusb-1.0-0 libgl1 libegl1 libgomp1 libx11-6; do
@@ -28,13 +28,13 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 # 2. A virtual environment with Python 3.10 - 3.12.
-if [ ! -x .venv/bin/python ]; then
+if [ ! -x .venv/bin/pip ]; then # without python3-venv Debian leaves a .venv with python and no pip
     for python in python3.12 python3.11 python3.10 python3; do
         "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && break || python=
     done
     [ -n "$python" ] || fail "no Python 3.10, 3.11 or 3.12 found; install one (apt-get install python3 python3-venv)"
     say "creating .venv with $("$python" --version)"
-    "$python" -m venv .venv || fail "venv failed; install python3-venv"
+    "$python" -m venv .venv || fail "venv failed; install $python-venv (apt-get install $python-venv) and give the same command again"
 fi
 python=.venv/bin/python
 

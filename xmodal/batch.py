@@ -24,6 +24,10 @@ class Voxels:
     degrees: float = 1.0  # width of an azimuth bin of cylindrical voxels
     intensity: bool = True  # the voxel's feature: the intensity of the point it keeps; False, or none recorded: 1.0
 
+    def __post_init__(self):
+        if not self.size > 0 or not 0 < self.degrees <= 360:
+            raise ValueError(f"Voxels: size = {self.size} m and degrees = {self.degrees} cannot be; give a size above 0 and degrees in (0, 360]")
+
 
 def voxelise(
     points: np.ndarray,  # (N, 3) metres

@@ -215,7 +215,9 @@ def complaint(
     error: BaseException,
 ) -> str | None:  # one line; None for a bug
     "What to tell the user about an error that the user can mend."
-    if isinstance(error, ImportError) and not (error.name or "").startswith("xmodal"):
+    if isinstance(error, (ImportError, OSError)) and "cannot open shared object file" in str(error):
+        text = f"{error}; a library of the system is missing: `make demo` installs it as root and names it otherwise"
+    elif isinstance(error, ImportError) and not (error.name or "").startswith("xmodal"):
         text = f"{error}; install what is missing: pip install -e '.[train,world,lab]' in the folder of xmodal's sources"
     elif isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)

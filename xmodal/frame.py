@@ -47,6 +47,7 @@ class Camera:
 
     @property
     def size(self) -> tuple[int, int]:  # height, width
+        "Of the image, in pixels."
         return self.image.shape[:2]
 
 # %% ../nbs/01_frame.ipynb #880b4006
@@ -173,7 +174,7 @@ def check_camera(
     camera: Camera,
     where: str,  # named in the message
 ) -> None:
-    "Raises BadData if the image is no (H, W, 3) uint8, or if intrinsics or distortion are not finite or singular."
+    "Raises BadData if the image is no (H, W, 3) uint8, or if intrinsics or distortion have a wrong shape, are not finite or singular."
     image, intrinsics = camera.image, camera.intrinsics
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise BadData(where, f"the image is {image.dtype} {image.shape}, not uint8 (H, W, 3)", "convert it to 8-bit RGB")
@@ -181,6 +182,10 @@ def check_camera(
         raise BadData(where, "the intrinsics are not a finite 3 x 3 matrix", "calibrate again, or mend the calibration file")
     if abs(np.linalg.det(intrinsics)) < 1e-6:
         raise BadData(where, "the intrinsics are singular: they cannot be inverted", "the focal lengths must not be zero")
+    if not np.allclose(intrinsics[2], [0, 0, 1]):
+        raise BadData(where, f"the last row of the intrinsics is {intrinsics[2].tolist()}, not 0 0 1", "divide the matrix by its last entry")
+    if camera.distortion is not None and np.shape(camera.distortion) not in ((4,), (5,)):
+        raise BadData(where, f"the distortion has shape {np.shape(camera.distortion)}, not k1 k2 p1 p2 [k3]", "rectify the images first")
     if camera.distortion is not None and not np.isfinite(camera.distortion).all():
         raise BadData(where, "the distortion holds NaN or infinity", "calibrate again, or mend the calibration file")
     for name in ("depth", "semantic", "instance"):

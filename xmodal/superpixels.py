@@ -134,7 +134,7 @@ class SuperpixelCache:
         self,
         image: np.ndarray,  # (H, W, 3) uint8 RGB
     ) -> np.ndarray:  # (H, W) int32
-        "The superpixels of an image, from the cache if they are there."
+        "The superpixels of an image, from the cache if they are there. Raises ValueError if a callable gives no (H, W) whole numbers in 0 ... 65535."
         path = self.path(image)
         if path.exists():
             ids = _read(path)
@@ -143,6 +143,10 @@ class SuperpixelCache:
             print(f"{path}: unreadable, computed again", flush=True)
             self.repaired.append(path)
         ids = self.settings(image) if callable(self.settings) else superpixels(image, self.settings)
+        if ids.shape != image.shape[:2] or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"superpixels of {ids.dtype} {ids.shape} for an image of {image.shape[:2]}; give one whole number a pixel")
+        if ids.min() < 0:
+            raise ValueError(f"superpixel ids begin at {ids.min()}; count them from 0")
         if ids.max() > 65535:
             raise ValueError(f"{ids.max() + 1} superpixels in one image do not fit into 16 bits; ask for fewer segments")
         path.parent.mkdir(parents=True, exist_ok=True)

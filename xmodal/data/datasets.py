@@ -56,6 +56,7 @@ class Subset:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> Frame:
+        "Frame `rows[i]` of the dataset."
         return self.dataset[self.rows[i]]
 
 

@@ -135,7 +135,7 @@ def read_timestamps(
     if not path.is_file():
         return {}
     days = (part for part in path.parts[::-1] if DAY.fullmatch(part))
-    lines, moments = path.read_text().splitlines(), {}
+    lines, moments = path.read_text(errors="replace").splitlines(), {}
     first = next(days, None) or next((line[:10].replace("-", "_") for line in lines if line.strip()), "")
     for number, line in enumerate(lines):
         if not line.strip():
@@ -199,7 +199,7 @@ class KittiRaw:
         self.ids = [f"{drive.parent.name}/{drive.name}/{number}" for drive, number in self.frames]
         self.known: dict[Path, object] = {}  # files that hold for a whole drive or day, read once
         names = self.drives[0].parent / "classes.txt"
-        self.classes = tuple(names.read_text().split("\n")[:-1]) if names.is_file() else KITTI_CLASSES
+        self.classes = tuple(names.read_text(errors="replace").splitlines()) if names.is_file() else KITTI_CLASSES
 
     def __len__(self) -> int:
         return len(self.frames)

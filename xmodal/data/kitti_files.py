@@ -125,7 +125,7 @@ def split_projection(
     if abs(np.linalg.det(left)) < 1e-6 * max(size, 1e-6) ** 2:
         raise BadData(path, f"{key} is singular: no pixel has a ray", "copy the calibration file again; focal lengths must not be zero")
     if np.abs(left[[1, 2, 2], [0, 0, 1]]).max() < 1e-9 * size and np.diag(left).min() > 0:  # R = I, as in KITTI
-        return left, rigid(None, np.linalg.solve(left, last))
+        return left / left[2, 2], rigid(None, np.linalg.solve(left, last))
     intrinsics, rotation = rq(left)
     signs = np.sign(np.diag(intrinsics))  # focal lengths are positive
     intrinsics, rotation = intrinsics * signs, signs[:, None] * rotation
@@ -211,7 +211,7 @@ def read_tracklets(
     path: Path,  # tracklet_labels.xml
     classes: tuple[str, ...],
 ) -> dict[int, Boxes]:  # frame number -> its boxes; instance = number of the track, from 1
-    "The tracks of a raw recording. Raises BadData if the XML is damaged."
+    "The tracks of a raw recording. Raises BadData if the XML is damaged or a number in it is NaN, and for unknown classes."
     found: dict[int, list] = {}
     try:
         tracks = ElementTree.parse(path).getroot().findall("tracklets/item")
@@ -221,6 +221,8 @@ def read_tracklets(
             first = int(track.findtext("first_frame"))
             for number, pose in enumerate(track.findall("poses/item"), first):
                 x, y, z, yaw = (float(pose.findtext(key)) for key in ("tx", "ty", "tz", "rz"))
+                if not np.isfinite([x, y, z, yaw, length, width, height]).all():
+                    raise ValueError(f"track {instance} holds NaN")
                 found.setdefault(number, []).append(([x, y, z + height / 2, length, width, height, yaw], label, instance))
     except BadData:
         raise

@@ -91,6 +91,8 @@ def write_calibration(
     names: list[str],  # of its cameras, in KITTI's way
 ) -> None:
     "The calibration of a day, once. Raises BadData if the frame's differs from what is there, or cannot be said in KITTI's way."
+    if not frame.cameras:
+        raise BadData(frame.path or frame.id, "the frame has no camera, KITTI's reference is one", "leave this frame out, or give its image")
     rig = [f"lidar_to_ego: {numbers(frame.lidar_to_ego)}"]
     cam = [f"R_rect_00: {numbers(np.eye(3))}"]
     ego_to_reference = inverse(frame.cameras[0].camera_to_ego)

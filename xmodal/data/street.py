@@ -71,15 +71,20 @@ class Street:
 
     def scene(self, drive: int) -> Scene:
         "The street of a drive at its time 0; the last three are kept."
-        if drive not in self._scenes:
+        scene = self._scenes.pop(drive, None)  # threads may ask at once: nothing is looked up twice
+        if scene is None:
             rng = np.random.default_rng([self.seed, drive])
-            self._scenes[drive] = Scene(street(self.frames_per_drive * self.spacing, rng), 0.0)
-        self._scenes.move_to_end(drive)
+            scene = Scene(street(self.frames_per_drive * self.spacing, rng), 0.0)
+        self._scenes[drive] = scene
         while len(self._scenes) > 3:
             self._scenes.popitem(last=False)
-        return self._scenes[drive]
+        return scene
 
-    def __getitem__(self, i: int) -> Frame:
+    def __getitem__(
+        self,
+        i: int,
+    ) -> Frame:
+        "Frame `i`, rendered now. Raises IndexError beyond the last one."
         if not -len(self) <= i < len(self):
             raise IndexError(f"frame {i} of {len(self)}")
         drive, k = divmod(int(i) % len(self), self.frames_per_drive)
@@ -135,7 +140,8 @@ def boxes(
 ) -> Boxes:
     "Boxes of all traffic participants that at least one LiDAR point hit, in the LiDAR frame."
     world_to_lidar = inverse(compose(LIDAR_TO_EGO, world.ego_pose(time)))
-    kept = [actor for actor in world.actors if actor.instance in set(seen.tolist())]
+    hit = set(seen.tolist())
+    kept = [actor for actor in world.actors if actor.instance in hit]
     center, size, yaw = np.zeros((len(kept), 3)), np.zeros((len(kept), 3)), np.zeros(len(kept))
     for row, actor in enumerate(kept):
         to_lidar = compose(actor.pose(world.arc, time), world_to_lidar)

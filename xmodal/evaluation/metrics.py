@@ -40,9 +40,9 @@ def class_iou(
 def mean_iou(
     confusion: np.ndarray,  # (classes, classes)
 ) -> float:  # NaN if nothing is labelled
-    "Mean over the classes that occur."
-    iou = class_iou(confusion)
-    return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+    "Mean over the classes that occur in the truth: the same ones whatever was predicted, so that two networks can be compared."
+    iou = class_iou(confusion)[confusion.sum(1) > 0]
+    return float(iou.mean()) if len(iou) else float("nan")
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #18e261e5
 def ranks(

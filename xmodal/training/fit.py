@@ -240,12 +240,13 @@ def fit(
     model.mark_forward_method("loss")
     method.train()
     last = folder / "last.safetensors"
-    start = resume(last, method, inner, card) if last.exists() else 0
+    precision = fabric.strategy.precision
+    start = resume(last, method, inner, precision, card) if last.exists() else 0
     log, began = Log(folder, start), time.monotonic()
     end = total if stop_after is None else min(total, start + stop_after)
 
     def write(step: int) -> None:
-        save(last, method.state_dict() | optimizer_tensors(inner), card | {"step": step})
+        save(last, method.state_dict() | optimizer_tensors(inner), card | {"step": step, "scaler": precision.state_dict()})
 
     step, saved, trained = start, time.monotonic(), start > 0
     lost: set[int] = set()  # frames that were tried since the last step that could be used
@@ -307,7 +308,8 @@ def optimiser_step(fabric, model, optimizer, loader, machine: Machine, log: Log,
         generator = torch.Generator().manual_seed(drawn)
         torch.manual_seed(drawn)  # for dropout and the like
         try:
-            loss, values = model.loss(batch.to(fabric.device), generator)
+            with fabric.autocast():  # on one device Fabric does it for `forward` alone
+                loss, values = model.loss(batch.to(fabric.device), generator)
         except BadData as fault:
             log.fault(fault)
             continue
@@ -327,17 +329,15 @@ def optimiser_step(fabric, model, optimizer, loader, machine: Machine, log: Log,
 
 
 def gradient_norm(fabric, model, optimizer, clip: float | None) -> float:
-    "The norm of the gradient, clipped if asked for."
-    if clip is not None:
-        return float(fabric.clip_gradients(model, optimizer, max_norm=clip, error_if_nonfinite=False))
-    grads = [p.grad for p in model.parameters() if p.grad is not None]
-    return float(torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))) if grads else 0.0
+    "The norm of the gradient (before float16's scaler enlarged it), which is then clipped if asked for."
+    return float(fabric.clip_gradients(model, optimizer, max_norm=math.inf if clip is None else clip, error_if_nonfinite=False))
 
 # %% ../../nbs/training/02_fit.ipynb #13f0e337
 def resume(
     last: Path,  # a checkpoint of this run
     method: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
+    precision,  # Fabric's; with float16 it holds the scaler of the loss
     card: dict,  # what this run is
 ) -> int:  # the step to go on with
     "Put weights and optimiser back. Raises BadData if the checkpoint is of another run."
@@ -347,6 +347,8 @@ def resume(
         raise BadData(last, f"it is of another run: {', '.join(changes)}", "give another folder, or remove this one")
     method.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("optimizer.")})
     restore_optimizer(optimizer, tensors)
+    if old.get("scaler"):
+        precision.load_state_dict(old["scaler"])
     if old["step"]:
         print(f"going on from step {old['step']} of {old['total']} ({last})", flush=True)
     return old["step"]

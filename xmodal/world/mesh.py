@@ -144,6 +144,7 @@ def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # (...,)
 
 
 def length(vectors: np.ndarray) -> np.ndarray:  # (...,)
+    "The lengths of vectors (..., 3)."
     return np.sqrt(dot(vectors, vectors))
 
 

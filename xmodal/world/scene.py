@@ -57,6 +57,7 @@ class Scene:
         self.mesh = world.static if moving is None else merge([world.static, moving])
 
     def at(self, time: float) -> "Scene":
+        "The same world at another moment, in seconds."
         return Scene(self.world, time, self.still)
 
     def cast(

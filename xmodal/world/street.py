@@ -62,13 +62,16 @@ class Actor:
 
     @property
     def moving(self) -> bool:
+        "Does it ever leave its place?"
         return self.speed != 0 or self.drift != 0
 
     def pose(self, arc: Arc, time: float) -> np.ndarray:  # (4, 4) actor to world
+        "Where it is at a moment, in seconds."
         return arc.pose(self.s + self.speed * time, self.d + self.drift * time, self.heading, self.z)
 
     @cached_property
     def box(self) -> tuple[np.ndarray, np.ndarray]:  # middle (3,), length width height (3,), metres, its own frame
+        "What it fills."
         low, high = self.mesh.vertices.min(0).astype(np.float64), self.mesh.vertices.max(0).astype(np.float64)
         return (low + high) / 2, high - low
 
@@ -124,13 +127,16 @@ class Layout:
     kerb: float = 0.13  # height
     bumps: np.ndarray = field(default_factory=lambda: np.zeros((6, 4)))  # waves of the terrain
 
-    def edge(self, side: int) -> float:  # |d| of the kerb
+    def edge(self, side: int) -> float:  # |d|, metres
+        "Where the kerb is."
         return self.lane + (2.1 if self.parking[side] else 0.4)
 
-    def back(self, side: int) -> float:  # |d| where sidewalk ends
+    def back(self, side: int) -> float:  # |d|, metres
+        "Where the sidewalk ends."
         return self.edge(side) + self.verge[side] + self.sidewalk[side]
 
-    def blocks(self) -> list[tuple[float, float]]:  # stretches of s between cross streets
+    def blocks(self) -> list[tuple[float, float]]:  # from s, to s
+        "The stretches between cross streets."
         ends = [self.start] + [s for crossing in self.crossings for s in crossing] + [self.end]
         return list(zip(ends[::2], ends[1::2]))
 
