@@ -1,5 +1,6 @@
 """Known patterns are moved through every augmentation, alone and combined; each pair must still point at its pattern."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_batch_still_points_at_the_patterns():
     assert np.array_equal(voxel[:, 1:].numpy(), np.floor(batch.points[batch.pairs.point].numpy() / np.float32(0.2)))
 
 
-KITTI = Path(__file__).parents[2] / "shared/data/kitti_raw/2011_09_26"
+KITTI = Path(os.environ.get("XMODAL_DATA", Path(__file__).parents[2] / "shared/data")) / "kitti_raw/2011_09_26"
 
 
 def kitti_frame() -> Frame:

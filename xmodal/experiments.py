@@ -71,6 +71,7 @@ def run(
                 notebook, out / "notebook.ipynb", parameters | {"out": str(out)}, cwd=os.getcwd(),
                 progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}}),
+                extra_arguments=["--log-level=CRITICAL"],  # what a kernel says when it is stopped would hide what is said here
             )
         except papermill.PapermillExecutionError as error:
             raise RunFailed(f"{notebook.name} stopped with {error.ename}: {error.evalue} (see {out / 'notebook.ipynb'})") from None
