@@ -68,7 +68,10 @@ class Superpixels:
         faults = cache.prepare(dataset, self.workers)
         if len(faults) == len(dataset):
             raise faults[0]
-        print(f"superpixels of {len(dataset) - len(faults)} frames in {cache.folder}; next: xmodal pretrain slidr --root {self.root}")
+        for line in dict.fromkeys(f"skipped: {fault}" for fault in faults):
+            print(line)
+        left_out = f" ({len(faults)} of {len(dataset)} skipped)" if faults else ""
+        print(f"superpixels of {len(dataset) - len(faults)} frames{left_out} in {cache.folder}; next: xmodal pretrain slidr --root {self.root}")
 
 
 def at_least(command: Any, least: int, *names: str) -> None:
@@ -116,7 +119,8 @@ class Pretrain:
         fitted = pretrain(self.method, train, out, recipe, self.seed, self.cache, Machine(workers=self.workers), self.stop_after, source)
         if not fitted.finished and self.stop_after is None:
             raise KeyboardInterrupt
-        print(f"step {fitted.step} of {fitted.total}, checkpoint {fitted.checkpoint}; next: ", end="")
+        left_out = f", frames skipped {fitted.skipped} times (see {out / 'faults.csv'})" if fitted.skipped else ""
+        print(f"step {fitted.step} of {fitted.total}{left_out}, checkpoint {fitted.checkpoint}; next: ", end="")
         print(f"xmodal evaluate {out}" if fitted.finished else "the same command goes on from here")
 
     def changed_recipe(self) -> Any:

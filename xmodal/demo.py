@@ -93,7 +93,8 @@ def summarise(
         "retrieval": {"recall_at_10": seeds},
         "linear_probe": {"miou": miou},
         "headlines": headlines,
-        "tables": [{"title": "All seeds", "text": f"{RECALL}\n\n{MIOU if labelled else NO_LABELS}", "rows": all_seeds(probes)}],
+        "tables": [{"title": "All seeds", "text": f"{RECALL}\n\n{MIOU if labelled else NO_LABELS}", "rows": all_seeds(probes)}]
+        + [table | {"title": f"{table['title']}, seed 0"} for table in probes[0]["tables"]],
         "figures": figures,
         "provenance": provenance() | {"seeds": list(range(len(runs))), "recipe": trained["provenance"]["recipe"], "data": trained["provenance"]["root"]},
     }
@@ -101,12 +102,13 @@ def summarise(
 
 def all_seeds(probes: list[dict]) -> list[list[str]]:  # rows of a table
     "Recall@10 in all directions and mIoU, mean and standard deviation."
-    rows = [["measure", "trained", "random"]]
+    rows = [["measure", "trained", "random", "chance"]]
     for direction in probes[0]["retrieval"]:
         values = {which: [probe["retrieval"][direction][which]["recall_at_10"] for probe in probes] for which in ("trained", "random")}
-        rows.append([f"recall@10, {direction.replace('_', ' ')}", spread(values["trained"]), spread(values["random"])])
+        chance = probes[0]["retrieval"][direction]["random"]["chance_recall_at_10"]
+        rows.append([f"recall@10, {direction.replace('_', ' ')}", spread(values["trained"]), spread(values["random"]), f"{chance:.2%}".replace("%", " %")])
     if probes[0]["linear_probe"]:
-        rows.append(["linear probe, mIoU", *(spread([probe["linear_probe"][which]["miou"] for probe in probes]) for which in ("trained", "random"))])
+        rows.append(["linear probe, mIoU", *(spread([probe["linear_probe"][which]["miou"] for probe in probes]) for which in ("trained", "random")), ""])
     return rows
 
 
@@ -121,7 +123,7 @@ def spread(
 def told(results: dict) -> str:
     "The last lines on the terminal."
     lines = [f"report      {results['report']}", f"checkpoint  {results['checkpoint']}", ""]
-    lines += ["{:38} {:>18} {:>18}".format(*row) for row in results["tables"][0]["rows"]]
+    lines += ["{:36} {:>17} {:>17} {:>9}".format(*row).rstrip() for row in results["tables"][0]["rows"]]
     if results["linear_probe"]["miou"] is None:
         lines.append(NO_LABELS)
     return "\n".join(lines)

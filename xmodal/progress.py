@@ -77,6 +77,6 @@ class Progress:
             shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
             print(
                 f"{self.name} {self.done}/{self.total} ({self.done / max(self.total, 1):.0%}), "
-                f"{self.rate:.3g} {self.unit}/s, {left} left{shown}",
+                f"{self.rate:{'.3g' if self.rate < 100 else '.0f'}} {self.unit}/s, {left} left{shown}",
                 flush=True,
             )

@@ -159,7 +159,7 @@ class SuperpixelCache:
         self,
         dataset: Any,  # frames
         workers: int | None = None,  # threads (OpenCV lets others run); None = one a core
-    ) -> list[BadData]:  # frames that could not be read
+    ) -> list[BadData]:  # of the frames that could not be read, for the caller to tell
         "Compute what is not there yet, with progress. May be stopped at any moment and started again."
 
         for left in self.folder.glob("*/.*.png"):  # of a run that was killed while it wrote
@@ -180,8 +180,6 @@ class SuperpixelCache:
                 for fault in pool.map(one, range(len(dataset))):
                     progress.update()
                     if fault is not None:
-                        if str(fault) not in map(str, faults):  # one broken calibration is the fault of many frames
-                            print(f"skipped: {fault}", flush=True)
                         faults.append(fault)
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the images in work, not for the whole dataset
