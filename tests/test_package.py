@@ -26,3 +26,10 @@ print(*[name for name in {HEAVY.split()!r} if name in sys.modules])
 
 def test_versions_agree():
     assert version("xmodal") == xmodal.__version__
+
+
+def test_a_bar_is_for_those_who_watch():
+    "Libraries import ipykernel without being in a notebook."
+    code = "import ipykernel, xmodal.progress; print(xmodal.progress.is_live())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert ran.stdout.strip() == "False"

@@ -27,7 +27,8 @@ def is_live() -> bool:
     "Is somebody watching: a terminal, or a notebook that is not run by papermill (which sets XMODAL_BATCH)?"
     if os.environ.get("XMODAL_BATCH"):
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return sys.stderr.isatty() or hasattr(shell, "kernel")
 
 # %% ../nbs/02_progress.ipynb #d4d17522
 class Progress:
