@@ -9,19 +9,14 @@ __all__ = ['PPKTRecipe', 'PPKT']
 import zlib
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from ..batch import Batch, Voxels, collate
-from ..frame import BadData, Frame
+from ..batch import Batch, Voxels
+from ..frame import BadData
 from ..losses import info_nce
-from .parts import image_encoder, point_encoder, restore_settings
-from ..models.heads import PixelHead
-from ..sparse import SparseTensor
+from .parts import FrozenTeacher, restore_settings
 from ..training.fit import Optimisation
-from ..views import Augmentation, View, augment, view_of
+from ..views import Augmentation
 
 # %% ../../nbs/methods/02_ppkt.ipynb #0cee151f
 @dataclass
@@ -58,56 +53,8 @@ class PPKTRecipe:
         )
 
 # %% ../../nbs/methods/02_ppkt.ipynb #0e95f36c
-class PPKT(nn.Module):
+class PPKT(FrozenTeacher):
     "Pixel-to-point knowledge transfer (Liu et al. 2021)."
-
-    def __init__(
-        self,
-        recipe: PPKTRecipe,
-        points: nn.Module,  # SparseTensor -> (V, channels)
-        image: PixelHead,  # (C, 3, H, W) -> (C, channels, H, W)
-    ):
-        super().__init__()
-        self.recipe, self.points, self.image = recipe, points, image
-
-    @classmethod
-    def from_recipe(
-        cls,
-        recipe: PPKTRecipe,
-        pretrained: bool = True,  # False: do not load the image network's weights, a checkpoint will
-    ) -> "PPKT":
-        "New weights for the 3D network and the 1 x 1 convolution."
-        settings = {} if recipe.planes is None else {"planes": recipe.planes}
-        points = point_encoder(recipe.points, recipe.channels, **settings)
-        image = image_encoder(recipe.image, recipe.image_weights, pretrained)
-        return cls(recipe, points, PixelHead(image, recipe.channels))
-
-    def make_view(
-        self,
-        frame: Frame,
-        rng: np.random.Generator,
-        superpixels: list[np.ndarray] | None = None,  # (H, W) ids, one a camera; not needed
-    ) -> View:
-        "A frame as the method trains on it."
-        return augment(view_of(frame, superpixels, self.recipe.occlusion), rng, self.recipe.augmentation)
-
-    def collate(self, views: list[View]) -> Batch:
-        return collate(views, self.recipe.voxels)
-
-    def encode_points(
-        self,
-        batch: Batch,
-    ) -> torch.Tensor:  # (V, channels) float32, unit length
-        "The features of the voxels; `[batch.inverse]` brings them to the points."
-        return F.normalize(self.points(SparseTensor(batch.feats, batch.coords, self.recipe.engine)).float(), dim=1)
-
-    def encode_images(
-        self,
-        images: torch.Tensor,  # (C, 3, H, W) ImageNet-normalised
-        size: tuple[int, int] | None = None,  # of the output; None = (H, W)
-    ) -> torch.Tensor:  # (C, channels, *size) float32, unit length
-        "The features of the pixels."
-        return self.image(images, size)
 
     def loss(
         self,
