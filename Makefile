@@ -13,7 +13,7 @@ test: setup
 	@tools/test.sh
 
 lab: setup
-	@.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/index.ipynb
+	@.venv/bin/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) nbs/tutorials/similarity_tour.ipynb
 
 bench: setup
 	@for script in benchmarks/*.py; do .venv/bin/python $$script || exit 1; done

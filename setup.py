@@ -20,6 +20,7 @@ setup(
     author=cfg["author"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=["xmodal", "xmodal.*"]),
+    package_data={"xmodal.viz": ["web/*.js", "web/*.css"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras | {"all": sorted({r for rs in extras.values() for r in rs})},
     entry_points={"console_scripts": ["xmodal=xmodal.cli:main"]},

@@ -42,7 +42,7 @@ def refusal(capsys, *words):
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):
     shown = help_of(capsys)
-    names = ["world", "superpixels", "pretrain", "evaluate", "report", "demo"]
+    names = ["world", "superpixels", "pretrain", "evaluate", "report", "explore", "demo"]
     assert list(COMMANDS) == names
     places = [shown.index(f"• {name} ") for name in names]
     assert places == sorted(places)
@@ -111,6 +111,9 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("evaluate nowhere", "nowhere: there is no last.safetensors here"),
         ("evaluate torn", "torn/last.safetensors: not a whole safetensors file"),
         ("report nowhere", "nowhere/results.json: there are no results"),
+        ("explore nowhere", "nowhere: there is no last.safetensors here"),
+        ("explore torn", "torn/last.safetensors: not a whole safetensors file"),
+        ("explore torn --frames 0", "--frames 0 cannot be; give at least 1"),
         ("demo --seeds 0", "--seeds 0 cannot be; give at least 1"),
         ("demo --data kitti", "needs the folder of the recordings"),
     ],
@@ -206,6 +209,9 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
     page.unlink(missing_ok=True)
     assert "runs/first/report.html" in done("report runs/first")
     assert "<svg" in page.read_text() or "<img" in page.read_text()
+    assert "runs/first/explorer.html" in done("explore runs/first --frames 2 --twin")
+    page = (tmp_path / "runs/first/explorer.html").read_text()
+    assert all(f'id="{key}"' in page for key in ("scene/1", "features/0/slidr", "features/1/random")) and 'id="scene/2"' not in page
 
     done("pretrain ppkt --root streets --out runs/all --epochs 1 --batch-size 4 --no-hold-out")
     assert "none is left to measure on" in refusal(capsys, "evaluate", "runs/all")

@@ -43,6 +43,11 @@ say "installing Python packages (one or two minutes)"
 "$python" -m pip install -q -c constraints.txt 'setuptools<80' wheel ninja 2>&1 | { grep -v '^WARNING: Location' || true; }
 "$python" -m pip install -q -c constraints.txt --no-build-isolation -e '.[train,world,lab,dev]' 2>&1 | { grep -v '^WARNING: Location' || true; }
 
+# JupyterLab would ask at every start to be built again for an extension that comes with Open3D and is not needed here.
+lab=.venv/etc/jupyter/labconfig/page_config.json
+mkdir -p "${lab%/*}"
+[ -f "$lab" ] || echo '{"buildCheck": false}' >"$lab"
+
 # 4. MinkowskiEngine, built once into a wheel cache. It is optional: the torch engine does all that it does.
 key="$("$python" -c 'import sys, torch; print(f"cp{sys.version_info[0]}{sys.version_info[1]}-torch{torch.__version__}")')"
 wheels="$cache/wheels/$key"

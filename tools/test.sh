@@ -22,4 +22,5 @@ echo "== every notebook runs"
 nbdev_test --n_workers "$(nproc)" --timing --do_print
 
 echo "== tests/"
+tools/browser.sh
 pytest -q -rs tests

@@ -14,6 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from .files import write_whole
+
 # %% ../nbs/10_experiments.ipynb #40cb621f
 class RunFailed(RuntimeError):
     "An experiment notebook stopped with an error, or left no results."
@@ -24,12 +26,7 @@ def write_json(
     values: Any,  # JSON-serialisable
 ) -> Path:
     "Write a JSON file atomically."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(temporary, path)
-    return path
+    return write_whole(path, json.dumps(values, indent=1) + "\n")
 
 
 @contextmanager

@@ -17,16 +17,12 @@ def report(
     folder: str | Path,  # of a run
 ) -> Path:  # report.html in it
     "One page that works offline, from a run's results.json and figures. Raises BadData if there are no results."
-    from plotly.io import from_json
-
     from xmodal.viz.report import Headline, Section, write_report
 
     folder = Path(folder)
     results = read_results(folder)
     sections = [Section(t["title"], t.get("text", ""), table=t["rows"]) for t in results.get("tables", [])]
-    for figure in results.get("figures", []):
-        path = folder / figure["file"]
-        sections.append(Section(figure["title"], figure.get("text", ""), [from_json(path.read_text()) if path.suffix == ".json" else path]))
+    sections += [Section(f["title"], f.get("text", ""), [folder / f["file"]]) for f in results.get("figures", [])]
     headlines = [Headline(**h) for h in results.get("headlines", [])]
     return write_report(folder / "report.html", results["title"], results["summary"], sections, headlines, results["provenance"])
 

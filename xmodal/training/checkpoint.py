@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 import xmodal
+from ..files import write_whole
 from ..frame import BadData
 
 # %% ../../nbs/training/00_checkpoint.ipynb #14ee65f1
@@ -43,7 +44,7 @@ def save(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    path.with_suffix(".json").write_text(text)
+    write_whole(path.with_suffix(".json"), text)
     return path
 
 

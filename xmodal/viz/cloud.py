@@ -6,12 +6,12 @@
 __all__ = ['SCALES', 'subsample', 'cloud_figure', 'write_ply']
 
 # %% ../../nbs/viz/01_cloud.ipynb #ed54a1c8
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import write_whole
 from ..frame import Frame
 from .overlay import THEMES, Shade, class_colors, shade
 
@@ -152,7 +152,6 @@ def write_ply(
     classes: tuple[str, ...] | None = None,  # names of the label ids
 ) -> Path:
     "The coloured cloud as a binary PLY file (vertices with red, green, blue), written atomically."
-    path = Path(path)
     rgb = np.rint(shade(frame, by, classes).rgb() * 255).astype(np.uint8)
     fields = [(n, "<f4") for n in ("x", "y", "z")] + [(n, "u1") for n in ("red", "green", "blue")]
     vertices = np.zeros(len(rgb), fields)
@@ -161,7 +160,4 @@ def write_ply(
     kinds = {"<f4": "float", "u1": "uchar"}
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rgb)}"]
     header += [f"property {kinds[kind]} {name}" for name, kind in fields] + ["end_header", ""]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes("\n".join(header).encode() + vertices.tobytes())
-    os.replace(temporary, path)
-    return path
+    return write_whole(path, "\n".join(header).encode() + vertices.tobytes())

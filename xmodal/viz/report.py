@@ -9,12 +9,13 @@ __all__ = ['DRAWN', 'WIDTH', 'LARGE', 'KINDS', 'STYLE', 'POLICY', 'Headline', 'S
 # %% ../../nbs/viz/03_report.ipynb #6e59d5e2
 import base64
 import html
-import os
 import re
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from ..files import write_whole
 
 # %% ../../nbs/viz/03_report.ipynb #8f0a25a5
 @dataclass
@@ -32,7 +33,7 @@ class Section:
 
     title: str
     text: str = ""  # paragraphs between blank lines, lines "- item", **bold**, `code`
-    figures: list[Any] = field(default_factory=list)  # figures of matplotlib or plotly, paths of SVG, PNG, JPEG, WebP; or pairs (caption, figure)
+    figures: list[Any] = field(default_factory=list)  # figures of matplotlib or plotly, paths of SVG, PNG, JPEG, WebP, HTML; or pairs (caption, figure)
     table: list[list[Any]] | None = None  # the first row holds the column names
 
 # %% ../../nbs/viz/03_report.ipynb #03d17113
@@ -134,6 +135,8 @@ def figure_html(
         width = round(figure.get_size_inches()[0] * 80)
         titles = (title for ax in figure.axes for title in (ax.get_title("left"), ax.get_title()) if title)
         inside = _image(*matplotlib_image(figure), caption or ", ".join(titles), width)
+    elif isinstance(figure, (str, Path)) and Path(figure).suffix == ".html":
+        inside, width = _page(Path(figure), caption), WIDTH
     elif isinstance(figure, (str, Path)):
         inside, width = _image(*_read(Path(figure)), caption or Path(figure).stem, None), WIDTH
     else:
@@ -149,10 +152,20 @@ def _image(data: bytes, kind: str, alt: str, width: int | None) -> str:
 
 def _read(path: Path) -> tuple[bytes, str]:
     if path.suffix.lower() not in KINDS:
-        raise ValueError(f"{path}: a report cannot show {path.suffix or 'such'} files; it can show {', '.join(KINDS)}")
+        raise ValueError(f"{path}: a report cannot show {path.suffix or 'such'} files; it can show {', '.join(KINDS)}, .html")
+    return _bytes(path), KINDS[path.suffix.lower()]
+
+
+def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such picture; write it before the report, or leave it out")
-    return path.read_bytes(), KINDS[path.suffix.lower()]
+    return path.read_bytes()
+
+
+def _page(path: Path, title: str) -> str:
+    "A page within the page, behind a fence: it has a style, scripts and a memory of its own."
+    inside = html.escape(_bytes(path).decode())
+    return f'<iframe title="{html.escape(title or path.stem)}" sandbox="allow-scripts allow-downloads" allow="fullscreen" srcdoc="{inside}"></iframe>'
 
 
 def _plotly(figure: Any, name: str) -> str:
@@ -183,6 +196,7 @@ code { font: .9em ui-monospace, "Cascadia Code", Menlo, Consolas, monospace; bac
 .figures { display: flex; flex-wrap: wrap; gap: 16px; margin: 18px 0 }
 figure { flex: 1 1 auto; min-width: min(100%, 320px); max-width: 100%; margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden }
 figure img { display: block; width: 100%; height: auto }
+figure iframe { display: block; width: 100%; height: 640px; border: 0 }
 figcaption { padding: 10px 16px 12px; font-size: 14px; color: var(--muted); border-top: 1px solid var(--line) }
 .table { display: inline-block; max-width: 100%; overflow-x: auto; margin: 10px 0 14px; background: var(--card); border: 1px solid var(--line); border-radius: 12px }
 table { border-collapse: collapse; font-size: 15px; font-variant-numeric: tabular-nums }
@@ -211,7 +225,6 @@ def write_report(
     provenance: dict[str, Any] | None = None,  # "command", "versions", "seeds", "hardware", ...: whatever it takes to do it again
 ) -> Path:
     "Write the page, atomically. It needs nothing outside itself; plotly's code is in it once, and only if a figure asks for it."
-    path = Path(path)
     body = [f"<header><h1>{html.escape(title)}</h1><div class=summary>{text_html(summary)}</div></header>"]
     if headlines:
         body.append(f"<div class=headlines>{''.join(map(_headline, headlines))}</div>")
@@ -225,11 +238,7 @@ def write_report(
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>{_plotly_code() if alive else ''}</head>\n"
         "<body><main>\n" + "\n".join(body) + "\n</main></body></html>\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_whole(path, page)
 
 
 def _plotly_code() -> str:

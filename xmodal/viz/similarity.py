@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['checked', 'similarity', 'cells', 'point_to_image', 'pixel_to_points', 'pooled', 'superpixel_of_points',
-           'point_to_superpixels', 'FeatureColors', 'fit_colors', 'Chase', 'draw_cloud', 'Query', 'ask', 'heat_shade',
-           'draw_heat', 'mark_pixel', 'panels', 'similarity_figure', 'compare_figure', 'pca_figure']
+           'point_to_superpixels', 'FeatureColors', 'fit_colors', 'Viewpoint', 'behind', 'draw_cloud', 'Query', 'ask',
+           'heat_shade', 'draw_heat', 'mark_pixel', 'panels', 'similarity_figure', 'compare_figure', 'pca_figure']
 
 # %% ../../nbs/viz/02_similarity.ipynb #3e95cb19
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..frame import Frame
-from ..projection import visible
+from ..projection import rotation_z, visible
 from .overlay import THEMES, Shade, explain, greyed, heading, picture, show_image
 
 # %% ../../nbs/viz/02_similarity.ipynb #1421c5f5
@@ -161,30 +161,40 @@ def fit_colors(
     return FeatureColors(mean, axes, low, np.maximum(high, low + 1e-9))
 
 # %% ../../nbs/viz/02_similarity.ipynb #a123eafb
-@dataclass
-class Chase:
-    "A virtual camera behind the vehicle, in the LiDAR frame."
+@dataclass(frozen=True)
+class Viewpoint:
+    "A virtual pinhole camera in the LiDAR frame, held upright."
 
-    back: float = 14.0  # metres behind the sensor
-    up: float = 9.0  # metres above it
-    ahead: float = 16.0  # metres before the sensor: the spot looked at
-    heading: float = 0.0  # radians, counter-clockwise, of the view from x forward
-    focal: float = 1.1  # of the image plane; larger = narrower view
+    eye: tuple[float, float, float] = (-14.0, 0.0, 9.0)  # metres: where it stands
+    target: tuple[float, float, float] = (16.0, 0.0, -1.7)  # metres: the middle of the picture
+    focal: float = 1.06  # focal length in heights of the picture; larger = narrower view
+
+    def axes(self) -> np.ndarray:  # (3, 3) rows: right, up, forward in the LiDAR frame
+        "The camera's axes. Looking straight up or down, x forward is up in the picture. Raises ValueError if eye and target are one."
+        forward = np.subtract(self.target, self.eye).astype(np.float64)
+        if not np.linalg.norm(forward) > 1e-6:
+            raise ValueError(f"eye {self.eye} and target {self.target} are one place: no direction to look to")
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, (0, 0, 1) if abs(forward[2]) < 0.9999 else (1, 0, 0))
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(right, forward), forward])
 
     def project(
         self,
         points: np.ndarray,  # (..., 3) metres, LiDAR frame
-    ) -> tuple[np.ndarray, np.ndarray]:  # xy (..., 2), y up; depth (...) metres
-        "Where points stand on the image plane. Points nearer than a metre get NaN."
-        c, s = np.cos(self.heading), np.sin(self.heading)
-        eye = np.array([-self.back * c, -self.back * s, self.up])
-        forward = np.array([self.ahead * c, self.ahead * s, -1.7]) - eye
-        forward /= np.linalg.norm(forward)
-        right = np.array([s, -c, 0.0])
-        axes = np.stack([right, np.cross(right, forward), forward])
-        seen = (np.asarray(points, np.float64) - eye) @ axes.T
+    ) -> tuple[np.ndarray, np.ndarray]:  # xy (..., 2) in heights of the picture from its middle, y up; depth (...) metres
+        "Where points stand in the picture. Points nearer than a metre get NaN."
+        seen = (np.asarray(points, np.float64) - self.eye) @ self.axes().T
         depth = seen[..., 2]
         return self.focal * seen[..., :2] / np.where(depth > 1, depth, np.nan)[..., None], depth
+
+
+def behind(
+    heading: float = 0.0,  # radians, counter-clockwise, of the view from x forward
+) -> Viewpoint:
+    "Behind the vehicle and above it, as in a racing game."
+    turn, start = rotation_z(heading)[:3, :3], Viewpoint()
+    return Viewpoint(tuple(turn @ start.eye), tuple(turn @ start.target))
 
 # %% ../../nbs/viz/02_similarity.ipynb #6761de5e
 def draw_cloud(
@@ -197,15 +207,15 @@ def draw_cloud(
     shape: float = 1.2,  # width / height of the view
 ) -> None:
     "The cloud in perspective, from behind the vehicle."
-    colors, chase = THEMES[theme], Chase(heading=_heading(frame, camera))
-    xy, depth = chase.project(frame.points)
-    half = 0.52 * np.array([shape, 1.0])
+    colors, turn = THEMES[theme], _heading(frame, camera)
+    view, half = behind(turn), np.array([shape, 1.0]) / 2
+    xy, depth = view.project(frame.points)
     order = np.argsort(-depth)  # far first
     order = order[(np.abs(xy[order]) < half * 1.02).all(1)]  # drops NaN too
-    _ground_rings(ax, chase, frame.points, half, colors)
+    _ground_rings(ax, turn, frame.points, half, colors)
     size = 1.1 + 60 / np.maximum(depth[order], 4) ** 1.25
     ax.scatter(*xy[order].T, s=size, c=paint.rgb()[order], lw=0, rasterized=True)
-    if mark is not None and (np.abs(_marked(ax, chase, mark, colors)) > half).any():
+    if mark is not None and (np.abs(_marked(ax, view, mark, colors)) > half).any():
         ax.annotate("the query lies outside of this view", (0.5, 0.02), xycoords="axes fraction", ha="center", fontsize=9, color=colors["mark"])
     ax.set(xlim=(-half[0], half[0]), ylim=(-half[1], half[1]), aspect="equal", facecolor=colors["ground"], xticks=[], yticks=[])
     for side in ax.spines.values():
@@ -220,21 +230,21 @@ def _heading(frame: Frame, camera: int | None) -> float:
     return float(np.arctan2(y, x))
 
 
-def _marked(ax: Any, chase: Chase, mark: np.ndarray, colors: dict) -> np.ndarray:
-    xy, _ = chase.project(np.asarray(mark, np.float64))
+def _marked(ax: Any, view: Viewpoint, mark: np.ndarray, colors: dict) -> np.ndarray:
+    xy, _ = view.project(np.asarray(mark, np.float64))
     ax.plot(*xy, "o", ms=17, mfc="none", mec=colors["ground"], mew=4, zorder=6)
     ax.plot(*xy, "o", ms=17, mfc="none", mec=colors["mark"], mew=2, zorder=7)
     return xy
 
 
-def _ground_rings(ax: Any, chase: Chase, points: np.ndarray, half: np.ndarray, colors: dict) -> None:
+def _ground_rings(ax: Any, turn: float, points: np.ndarray, half: np.ndarray, colors: dict) -> None:
     "Arcs every 10 metres on the ground, whose height is taken from the lowest near points."
     near = np.linalg.norm(points[:, :2], axis=1) < 20
     height = np.quantile(points[near, 2], 0.1) if near.any() else -1.7
-    angles = np.linspace(-np.pi, np.pi, 361) + chase.heading
+    angles = np.linspace(-np.pi, np.pi, 361) + turn
     for radius in (10, 20, 30, 40, 60):
         ring = np.stack([radius * np.cos(angles), radius * np.sin(angles), np.full(361, height)], 1)
-        xy, _ = chase.project(ring)
+        xy, _ = behind(turn).project(ring)
         ax.plot(*xy.T, lw=0.8, color=colors["line"], zorder=0)
         text = xy[180]
         if (np.abs(text) < half * 0.94).all():
