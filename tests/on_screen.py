@@ -82,9 +82,11 @@ def click_point(root, label):
     "On a point of this class that has only such points around it: a click's place is rounded to whole pixels."
     among = """({ cloud }, rows) => {
       const wanted = new Set(rows);
-      const steady = ([x, y]) => [-1, 0, 1].every((dx) => [-1, 0, 1].every((dy) => wanted.has(cloud.pickAt(x + dx, y + dy))));
+      const near = [-3, -1.5, 0, 1.5, 3];
+      const steady = ([x, y]) => near.every((dx) => near.every((dy) => wanted.has(cloud.pickAt(x + dx, y + dy))));
       return rows.map((row) => cloud.locate(row)).find((at) => at && steady(at));
     }"""
+    drawn(root)
     x, y = tell(root, among, np.flatnonzero(scene(0).semantic == label).tolist())
     root.locator(".xm-cloud").click(position={"x": x, "y": y})
     drawn(root)

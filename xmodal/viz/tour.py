@@ -185,7 +185,7 @@ def style() -> str:
     "The explorer's style sheet."
     return (WEB / "explorer.css").read_text(encoding="utf-8")
 
-
+# %% ../../nbs/viz/05_tour.ipynb #62a45be7
 def tables() -> dict[str, str]:
     "256 colours of each colour map, written as one hexadecimal number."
     from matplotlib import colormaps

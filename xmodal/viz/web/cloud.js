@@ -16,7 +16,7 @@ class CloudView {
     Object.assign(this, { host, onHover: hover, onPick: pick });
     Object.assign(this, { orbit: new Orbit(), size: 2.5, names: [""], markers: [], width: 0, height: 0 });
     Object.assign(this, { xyz: null, ground: -1.7, colors: [new Uint8Array(0), new Uint8Array(0)] });
-    Object.assign(this, { hovered: -1, told: "", pointer: null, fingers: new Map(), moved: 0, dragged: false });
+    Object.assign(this, { hovered: -1, told: "", pointer: null, fingers: new Map(), moved: 0, dragged: false, released: [0, 0] });
     Object.assign(this, { stale: 0, frame: 0, hint: 0 }); // stale: 1 = the overlay, 2 = everything
     this.leave = new AbortController(); // takes all listeners away at once
     this.furnish();
@@ -35,7 +35,6 @@ class CloudView {
     this.scene?.upload(this.scene.positions, xyz);
     const bytes = (xyz.length / 3) * 4;
     this.colors.forEach((colors, side) => colors.length === bytes || this.setColors(side, new Uint8Array(bytes).fill(160)));
-    this.inform();
     this.draw();
   }
 
@@ -155,10 +154,9 @@ class CloudView {
     this.inform();
   }
 
-  // Says why there is nothing to see, if so.
+  // Says why nothing can be drawn, if so.
   inform() {
-    const empty = this.xyz && !this.xyz.length ? "This frame has no points." : "";
-    this.notice.textContent = !this.gl ? CLOUD_NO_GL : !this.scene ? CLOUD_LOST : empty;
+    this.notice.textContent = !this.gl ? CLOUD_NO_GL : !this.scene ? CLOUD_LOST : "";
   }
 
   listen() {
@@ -313,6 +311,7 @@ class CloudView {
   }
 
   release(event) {
+    this.released = this.at(event);
     if (!this.fingers.delete(event.pointerId) || event.pointerType === "touch") return;
     this.host.style.cursor = "grab";
     this.move(event); // what lies under the pointer now
@@ -325,7 +324,7 @@ class CloudView {
 
   click(event) {
     if (this.dragged || event.detail > 1) return; // the second click of two turns the view
-    const index = this.pickAt(...this.at(event));
+    const index = this.pickAt(...this.released); // a click's own place is rounded to whole pixels
     if (index >= 0) this.onPick(index, event);
   }
 

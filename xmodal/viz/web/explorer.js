@@ -24,7 +24,6 @@ class Explorer {
     const part = (className) => element("div", { className });
     this.root = element("div", { className: "xm-explorer", tabIndex: -1 });
     this.root.explorer = this; // for scripts and tests
-    this.root.dataset.lmSuppressShortcuts = "true"; // inside, the keys are ours and not JupyterLab's
     this.root.style.setProperty("--tall", `${this.get("height")}px`);
     this.acts = this.actions();
     [this.notes, this.body, this.foot, this.reading, this.legend, this.pins] = ["notes", "body", "foot", "reading", "legend", "pins"].map((name) => part(`xm-${name}`));
@@ -40,8 +39,8 @@ class Explorer {
       hover: (index) => this.hover(index < 0 ? null : { kind: "point", index }),
       pick: (index, event) => this.pin({ kind: "point", index }, event.shiftKey),
     });
-    const keys = keyActions(this.model, (name, value) => this.set(name, value), this.acts);
-    this.root.addEventListener("keydown", (event) => this.key(event, keys));
+    this.keys = keyActions(this.model, (name, value) => this.set(name, value), this.acts);
+    this.root.addEventListener("keydown", (event) => this.key(event));
   }
 
   watch() {
@@ -69,13 +68,14 @@ class Explorer {
     };
   }
 
-  key(event, keys) {
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    event.stopPropagation(); // also keys without a meaning here: to JupyterLab "b" is a new cell, "d d" the end of one
     const { tagName } = event.target;
-    const typed = event.ctrlKey || event.metaKey || event.altKey || tagName === "SELECT" || (tagName === "BUTTON" && event.key === " ");
-    const act = !typed && keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    const typed = tagName === "SELECT" || (tagName === "BUTTON" && event.key === " ");
+    const act = !typed && this.keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!act) return;
     event.preventDefault();
-    event.stopPropagation();
     act();
   }
 
@@ -298,5 +298,6 @@ function render({ model, el }) {
 
 function openPage(el) {
   const { state, packs } = JSON.parse(document.getElementById("explorer-state").textContent);
-  return new Explorer(el, pageModel(state), pageSource(packs));
+  const explorer = new Explorer(el, pageModel(state), pageSource(packs));
+  document.body.addEventListener("keydown", (event) => explorer.key(event)); // keys need no click first
 }
