@@ -1,4 +1,4 @@
-"""A browser and a JupyterLab for the tests that need them: `browser`, `new_page`, `lab`, `open_notebook`."""
+"""A browser and a JupyterLab for the tests that need them: `browser`, `new_page`, `lab`."""
 
 import json
 import os
@@ -145,30 +145,3 @@ IS_OPEN = """() => {
     const notebook = window.jupyterapp?.shell.currentWidget;
     return notebook?.content?.model?.cells?.length > 0 && notebook.sessionContext.isReady && notebook.sessionContext.session?.kernel?.status === 'idle';
 }"""
-
-
-@pytest.fixture
-def open_notebook(lab, new_page):
-    "`open_notebook(path, seconds=120)` opens a copy of a notebook in JupyterLab, runs all its cells and returns the page. Fails if a cell does."
-    from playwright.sync_api import Error
-
-    pages = []
-
-    def open_one(notebook: str | Path, seconds: float = 120):
-        copy = Path(shutil.copy(notebook, lab.work))
-        pages.append(page := new_page())
-        try:
-            page.goto(f"{lab.url}/lab/workspaces/{secrets.token_hex(4)}/tree/{copy.name}?token={lab.token}")
-            page.wait_for_function(IS_OPEN, timeout=60_000)
-            page.evaluate(RUN_ALL)
-            page.wait_for_function("window.ran !== undefined", timeout=1000 * seconds)
-        except Error as error:
-            pytest.fail(f"{copy.name} could not be run in JupyterLab: {error}\n{lab.tail()}")
-        if (ran := page.evaluate("window.ran")) != "all":
-            pytest.fail(f"{copy.name} stopped with {ran}")
-        return page
-
-    yield open_one
-    for page in pages:  # first, for a page whose kernel is taken away complains
-        page.close()
-    lab.end_sessions()

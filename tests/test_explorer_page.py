@@ -20,7 +20,7 @@ from on_screen import (  # noqa: E402
 from xmodal.features import Features  # noqa: E402
 from xmodal.projection import visible  # noqa: E402
 from xmodal.viz.report import Section, write_report  # noqa: E402
-from xmodal.viz.tour import Tour, View, save_page  # noqa: E402
+from xmodal.viz.tour import Tour, View, code, save_page  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -569,3 +569,39 @@ def test_a_report_holds_a_page(new_page, tour, tmp_path):
     assert lit(root)
     with page.expect_download():
         root.locator("[data-control=png]").click()
+
+
+def test_a_pin_without_an_answer_leaves_the_others_their_colours(explore, tmp_path):
+    def holed(frame):
+        features = knowing(frame)
+        for pixels, camera in zip(features.pixels, frame.cameras):
+            pixels[:, camera.semantic == BUILDING] = float("nan")
+        return features
+
+    root = explore(page_of(tmp_path, [scene(0)], holed))
+    click(root, *middle(BUILDING))
+    click(root, *middle(ROAD), modifiers=["Shift"])
+    click(root, *middle(CAR), modifiers=["Shift"])
+    assert root.locator(".xm-pins button").count() == 3
+    assert share(of_points(root, scene(0).semantic == ROAD), AMBER) > 0.95
+    assert share(of_points(root, scene(0).semantic == CAR), (0xFF, 0x6F, 0xAE)) > 0.95
+
+
+MACHADO = {  # Machado, Oliveira, Fernandes 2009: what is left of linear RGB without one kind of cone
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("kind", MACHADO)
+def test_pins_can_be_told_apart_by_colour_blind_users(kind):
+    from skimage.color import rgb2lab
+
+    pins = re.search(r"PIN_COLORS = \[(.*?)\]", code())[1]
+    rgb = np.array([[int(pin[i : i + 2], 16) / 255 for i in (0, 2, 4)] for pin in re.findall(r"#(\w{6})", pins)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    left = np.clip(linear @ np.array(MACHADO[kind]).T, 0, 1)
+    lab = rgb2lab(np.where(left <= 0.0031308, 12.92 * left, 1.055 * left ** (1 / 2.4) - 0.055))
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)[np.triu_indices(len(rgb), 1)]
+    assert len(rgb) == 6 and apart.min() > 20  # 2 is just noticeable

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'Explorer']
 
 # %% ../../nbs/viz/06_explorer.ipynb #1b0115c5
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from .tour import Tour, View, code, query, save_page, similar, state, style
+from .tour import Tour, View, check_view, code, query, save_page, similar, state, style
 
 # %% ../../nbs/viz/06_explorer.ipynb #852211b7
 KINDS = {int: traitlets.Int, float: traitlets.Float, bool: traitlets.Bool, str: traitlets.Unicode, list: traitlets.List}
@@ -49,9 +49,17 @@ class Explorer(anywidget.AnyWidget):
             tell = {"scene": self.tour.scene, "features": self.tour.features, "similar": lambda **what: similar(self.tour, **what)}[question["kind"]]
             header, blob = tell(**asked)
         except Exception as error:
-            self.send({"id": question["id"], "error": str(error) or type(error).__name__})
+            meant = isinstance(error, (ValueError, OSError))  # of BadData's kind; all others are bugs, of a network for example
+            self.log.error("the explorer cannot answer %s", asked, exc_info=not meant)
+            self.send({"id": question["id"], "error": str(error) if meant else f"{type(error).__name__}: {error} (see the kernel's log)"})
         else:
             self.send({"id": question["id"], "header": header}, [blob])
+
+    @traitlets.validate("frame", "a", "b", "queries", "color_by", "color_map")
+    def _is_there(self, proposal: dict) -> Any:
+        "Raises ValueError for what is not there."
+        check_view(self.tour, replace(View(), **{proposal["trait"].name: proposal["value"]}))
+        return proposal["value"]
 
     def ask(
         self,
@@ -60,7 +68,7 @@ class Explorer(anywidget.AnyWidget):
         camera: int = 0,  # whose pixel
         more: bool = False,  # beside what is pinned, instead of it
     ) -> None:
-        "Pin a query in the current frame. Raises ValueError unless it is either a pixel or a point."
+        "Pin a query in the current frame. Raises ValueError unless it is either a pixel or a point, and there."
         asked = query(self.frame, pixel, point, camera, self.regions)
         self.queries = [*self.queries, asked] if more else [asked]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOR_BY', 'COLOR_MAPS', 'WEB', 'FILES', 'POLICY', 'PAGE', 'View', 'as_function', 'of_finite', 'Recent', 'Tour',
-           'query', 'similar', 'code', 'style', 'tables', 'state', 'save_page']
+           'query', 'check_view', 'check_query', 'similar', 'code', 'style', 'tables', 'state', 'save_page']
 
 # %% ../../nbs/viz/05_tour.ipynb #fe07bbc0
 import html
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..features import Features, extract
 from ..files import write_whole
@@ -75,7 +76,7 @@ def of_finite(
     "The features of a frame, some of whose points may be NaN. Raises ValueError if there is no other."
     finite = np.isfinite(frame.points).all(1)
     if not finite.any():
-        raise ValueError("without points there are no features")
+        raise ValueError(f"frame {frame.id}: without points there are no features")
     if finite.all():
         return network(frame)
     some = {name: None if (values := getattr(frame, name)) is None else values[finite] for name in ("points", "intensity", "semantic", "instance")}
@@ -108,14 +109,21 @@ class Tour:
         networks: dict[str, Any],  # name: what `as_function` takes; may be empty
         superpixels: Callable[[np.ndarray], np.ndarray] | None = None,  # image -> (H, W) ids, such as a SuperpixelCache
         limit: int = 150_000,  # points shown at most
-        kept: int = 6,  # frames whose features stay in memory, for each network
+        kept: int = 4,  # frames whose features stay in memory, for each network
     ):
         if not len(dataset):
             raise ValueError(f"{dataset.name}: there is no frame to look at")
         self.dataset, self.superpixels, self.limit = dataset, superpixels, limit
         self.networks = {name: as_function(network) for name, network in networks.items()}
         self.frame = Recent(dataset.__getitem__, kept)
-        self.extracted = Recent(lambda i, name: of_finite(self.networks[name], self.frame(i)), kept * max(len(networks), 1))
+        self.extracted = Recent(self._extract, kept * max(len(networks), 1))
+
+    def _extract(self, frame: int, network: str) -> Features:
+        "A network's features, those of the pixels already pooled: at full size they would fill the memory."
+        if network not in self.networks:
+            raise ValueError(f"there is no network {network!r}; there are: {', '.join(self.networks) or 'none'}")
+        features = of_finite(self.networks[network], self.frame(frame))
+        return replace(features, pixels=[torch.from_numpy(pool(pixels)).permute(2, 0, 1) for pixels in features.pixels])
 
     def ids(self, frame: Frame) -> list[np.ndarray] | None:  # (H, W) superpixels a camera
         return [self.superpixels(camera.image) for camera in frame.cameras] if self.superpixels else None
@@ -144,6 +152,43 @@ def query(
     place = {"kind": "point", "point": int(point)} if pixel is None else {"kind": "pixel", "camera": camera, "u": float(pixel[0]), "v": float(pixel[1])}
     return {"frame": frame, **place, "regions": regions}
 
+# %% ../../nbs/viz/05_tour.ipynb #4932c367
+def check_view(
+    tour: Tour,
+    view: View,
+) -> None:
+    "Raises ValueError for a view of what is not there."
+    names, frames = list(tour.networks), len(tour.dataset)
+    for name in ("a", "b"):
+        if (network := getattr(view, name)) and network not in names:
+            raise ValueError(f"there is no network {network!r}; there are: {', '.join(names) or 'none'}")
+    for name, known in (("color_by", COLOR_BY), ("color_map", list(COLOR_MAPS)[:3])):
+        if getattr(view, name) not in known:
+            raise ValueError(f"{name} = {getattr(view, name)!r} cannot be; use one of {', '.join(known)}")
+    if not 0 <= view.frame < frames:
+        raise ValueError(f"frame {view.frame} of {frames}")
+    for asked in view.queries:
+        check_query(tour, asked)
+
+
+def check_query(
+    tour: Tour,
+    asked: dict[str, Any],  # from `query`
+) -> None:
+    "Raises ValueError for a query of what is not there."
+    if not 0 <= asked["frame"] < len(tour.dataset):
+        raise ValueError(f"a query in frame {asked['frame']} of {len(tour.dataset)}")
+    if asked["regions"] and tour.superpixels is None:
+        raise ValueError("a query of a region needs superpixels: give them to the explorer")
+    frame = tour.frame(asked["frame"])
+    if asked["kind"] == "point":
+        if not 0 <= asked["point"] < len(frame.points):
+            raise ValueError(f"point {asked['point']} of {len(frame.points):,} in frame {frame.id}")
+    elif not 0 <= asked["camera"] < len(frame.cameras):
+        raise ValueError(f"camera {asked['camera']} of {len(frame.cameras)} in frame {frame.id}")
+    else:
+        cells((asked["u"], asked["v"]), (1, 1), frame.cameras[asked["camera"]].size)
+
 # %% ../../nbs/viz/05_tour.ipynb #572412ba
 def similar(
     tour: Tour,
@@ -154,14 +199,18 @@ def similar(
     "What resembles a query. Raises ValueError if it has no direction."
     asked, there = tour.extracted(origin["frame"], network), tour.frame(origin["frame"])
     if origin["kind"] == "pixel":
-        grid = pool(asked.pixels[origin["camera"]])
+        grid = _cells_last(asked.pixels[origin["camera"]])
         direction = grid[cells((origin["u"], origin["v"]), grid.shape[:2], there.cameras[origin["camera"]].size)]
     else:
-        direction = asked.points[origin["point"]].numpy()
+        direction = asked.points[origin["point"]].numpy(force=True)
     found = tour.extracted(frame, network)
-    arrays = {"points": _shares(direction, found.points.numpy()[rows_of(tour.frame(frame), tour.limit)])}
-    arrays |= {f"pixels{c}": _shares(direction, pool(pixels)) for c, pixels in enumerate(found.pixels)}
+    arrays = {"points": _shares(direction, found.points.numpy(force=True)[rows_of(tour.frame(frame), tour.limit)])}
+    arrays |= {f"pixels{c}": _shares(direction, _cells_last(pixels)) for c, pixels in enumerate(found.pixels)}
     return pack(arrays)
+
+
+def _cells_last(pixels: torch.Tensor) -> np.ndarray:  # (D, h, w) to (h, w, D)
+    return pixels.permute(1, 2, 0).numpy(force=True)
 
 
 def _shares(direction: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -199,15 +248,8 @@ def state(
     view: View,
 ) -> dict[str, Any]:
     "All that the browser's side begins with. Raises ValueError for a view of what is not there."
-    names, frames = list(tour.networks), len(tour.dataset)
-    for name in ("a", "b"):
-        if (network := getattr(view, name)) and network not in names:
-            raise ValueError(f"there is no network {network!r}; there are: {', '.join(names) or 'none'}")
-    for name, known in (("color_by", COLOR_BY), ("color_map", list(COLOR_MAPS)[:3])):
-        if getattr(view, name) not in known:
-            raise ValueError(f"{name} = {getattr(view, name)!r} cannot be; use one of {', '.join(known)}")
-    if not 0 <= view.frame < frames:
-        raise ValueError(f"frame {view.frame} of {frames}")
+    check_view(tour, view)
+    names = list(tour.networks)
     shown = replace(view, a=view.a or (names or [""])[0])
     contents = {"frames": list(tour.dataset.ids), "networks": names, "superpixels": tour.superpixels is not None}
     return asdict(shown) | {"contents": contents, "tables": tables()}
@@ -237,8 +279,10 @@ def save_page(
     frames: list[int] | None = None,  # rows of the dataset to put in; None = the one that the view shows
     title: str = "Similarity explorer",
 ) -> Path:
-    "One file for a browser, written atomically. Raises ValueError if the features of a frame are too many for a page."
+    "One file for a browser, written atomically. Raises BadData for a frame that cannot be read, ValueError for features that do not fit it or are too many for a page."
     asked = [query["frame"] for query in view.queries]  # their frames come along: the queries are asked of these
+    if frames is not None and not len(frames):
+        raise ValueError("a page without frames shows nothing; give at least one")
     rows = list(dict.fromkeys([*([view.frame] if frames is None else frames), *asked]))
     packs = {f"scene/{k}": tour.scene(row) for k, row in enumerate(rows)}
     for k, row in enumerate(rows):
@@ -253,6 +297,6 @@ def save_page(
     texts = (f'<script type="text/plain" id="{html.escape(key)}">{b64encode(blob).decode()}</script>' for key, (_, blob) in packs.items())
     begin = json.dumps({"state": began, "packs": {key: header for key, (header, _) in packs.items()}}, ensure_ascii=False)
     page = PAGE.format(
-        policy=POLICY, title=html.escape(title), style=style(), packs="\n".join(texts), state=begin.replace("</", "<\\/"), code=code(),
+        policy=POLICY, title=html.escape(title), style=style(), packs="\n".join(texts), state=begin.replace("<", "\\u003c"), code=code(),
     )  # fmt: skip
     return write_whole(path, page)

@@ -1,6 +1,6 @@
 // Values to colours: colour maps for one query, one hue a query for several.
 
-const PIN_COLORS = ["#35e0ff", "#ffb000", "#ff6fae", "#5bd75b", "#f0e442", "#b39dff"];
+const PIN_COLORS = ["#35e0ff", "#ffb000", "#ff6fae", "#5b7cff", "#ffe98a", "#ff5a36"]; // told apart with any kind of colour blindness
 const NO_VALUE = [74, 82, 92]; // grey of points without a feature, a label, a region
 const BELOW = [44, 51, 60]; // of points under the threshold
 

@@ -32,11 +32,11 @@ class Controls {
     listener();
   }
 
-  slider(name, label, { min, max, step, tell = (value) => value, title = "" }) {
+  slider(name, label, { min, max, step, tell = (value) => value, title = "", also = () => {} }) {
     const input = element("input", { type: "range", min, max, step, title });
     input.dataset.control = name;
     const told = element("output");
-    input.addEventListener("input", () => this.set(name, Number(input.value)));
+    input.addEventListener("input", () => { also(); this.set(name, Number(input.value)); });
     this.bind(name, () => {
       input.value = this.model.get(name);
       told.textContent = tell(this.model.get(name));

@@ -12,7 +12,9 @@ class Explorer {
     this.sides = []; // one or two: {network, features or error, answers, range}
     this.hovered = null; // origin under the pointer
     this.lastHovered = null; // what is asked until something else is
-    this.turn = 0; // of loading: only the newest is shown
+    this.loading = false; // one frame at a time, then the one that is wanted by then
+    this.outdated = false; // another frame or network is wanted than the one that is loading
+    this.gone = false;
     this.build(el);
     this.watch();
   }
@@ -28,6 +30,7 @@ class Explorer {
     this.acts = this.actions();
     [this.notes, this.body, this.foot, this.reading, this.legend, this.pins] = ["notes", "body", "foot", "reading", "legend", "pins"].map((name) => part(`xm-${name}`));
     this.notes.setAttribute("role", "status");
+    this.reading.setAttribute("aria-live", "polite");
     this.help = helpPanel();
     this.images = new ImageColumns({ hover: (origin) => this.hover(origin), pick: (origin, more) => this.pin(origin, more) });
     const cloud = part("xm-cloud");
@@ -36,8 +39,8 @@ class Explorer {
     this.root.append(...toolbar(this.controls, this.model, this.acts), this.notes, this.body, this.foot, this.help);
     el.append(this.root);
     this.cloud = new CloudView(cloud, {
-      hover: (index) => this.hover(index < 0 ? null : { kind: "point", index }),
-      pick: (index, event) => this.pin({ kind: "point", index }, event.shiftKey),
+      hover: (index) => this.hover(index < 0 ? null : this.pointAt(index)),
+      pick: (index, event) => this.pin(this.pointAt(index), event.shiftKey),
     });
     this.keys = keyActions(this.model, (name, value) => this.set(name, value), this.acts);
     this.root.addEventListener("keydown", (event) => this.key(event));
@@ -47,6 +50,7 @@ class Explorer {
     const on = (names, act) => names.split(" ").forEach((name) => this.controls.watch(name, act));
     on("frame a b", () => this.load());
     on("camera", () => this.arrange());
+    on("height", () => this.root.style.setProperty("--tall", `${this.get("height")}px`));
     on("queries regions", () => this.soon());
     on("color_by color_map auto_range low high threshold opacity show_points show_boundaries", () => this.soon("paint"));
     on("point_size", () => this.soon("paint"));
@@ -63,7 +67,7 @@ class Explorer {
       back: step(-1), ahead: step(1), clear, help, picture: () => this.download(),
       escape: () => (this.help.hidden ? clear() : help()),
       full: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen?.()),
-      cameras: () => this.cameraNames(),
+      cameras: () => this.cameraNames(), top: () => this.cloud.look("top"),
       swap: () => { if (this.get("b")) { const a = this.get("a"); this.set("a", this.get("b")); this.set("b", a); } },
     };
   }
@@ -82,25 +86,30 @@ class Explorer {
   // --- frames ---
 
   async load() {
-    const turn = ++this.turn;
+    if (this.loading) { this.outdated = true; return; }
+    this.loading = true;
+    this.outdated = false;
     const frame = this.get("frame");
     const networks = [this.get("a"), this.get("b")].filter(Boolean);
     const waiting = setTimeout(() => this.note([this.source.waits]), 1500);
     const sides = networks.map((network) => this.store.features(frame, network).then((features) => ({ network, features }), (error) => ({ network, error: error.message })));
     try {
       const loaded = await Promise.all([this.store.scene(frame), ...sides]);
-      if (turn === this.turn) this.show(frame, ...loaded);
+      if (!this.gone) this.show(frame, ...loaded);
     } catch (error) {
-      if (turn === this.turn) this.fail(error);
+      if (!this.gone) this.fail(error);
     }
     clearTimeout(waiting);
-    if (turn === this.turn) this.play();
+    this.loading = false;
+    if (this.gone) return;
+    if (this.outdated) this.load();
+    else this.play();
   }
 
   show(frame, scene, ...sides) {
     const first = this.frame === undefined;
     this.frame = frame;
-    this.scene = scene;
+    this.scene = this.store.shown = scene;
     this.sides = sides.length ? sides : [{ network: "" }];
     this.hovered = null;
     const pair = sides.length > 1;
@@ -117,9 +126,11 @@ class Explorer {
 
   fail(error) {
     this.scene = null;
+    this.cloud.setMarkers([]);
     this.cloud.setPoints(new Float32Array(0), 0);
-    this.cloud.draw();
     this.images.show(null, [], [], this.tables);
+    this.legend.replaceChildren();
+    this.read();
     this.note([error.message], true);
     this.root.dataset.shown = "none";
   }
@@ -131,7 +142,8 @@ class Explorer {
 
   play() {
     clearTimeout(this.timer);
-    if (this.get("playing")) this.timer = setTimeout(this.acts.ahead, 1000 / this.get("fps"));
+    const next = () => this.set("frame", (this.frame + 1) % this.get("contents").frames.length);
+    if (this.get("playing")) this.timer = setTimeout(next, 1000 / Math.max(this.get("fps"), 0.1));
   }
 
   // --- cameras ---
@@ -159,32 +171,40 @@ class Explorer {
     else this.read();
   }
 
+  pointAt(index) {
+    return { kind: "point", index, point: this.scene.rows?.[index] ?? index };
+  }
+
   asking(place) {
     return { frame: this.frame, ...place, regions: this.get("regions") && Boolean(this.scene.region) };
   }
 
   pin({ index, ...place }, more) {
-    const point = place.kind === "point" ? { point: this.scene.rows?.[index] ?? index } : {};
     const before = more ? this.get("queries").slice(0, PIN_COLORS.length - 1) : [];
-    this.set("queries", [...before, this.asking({ ...place, ...point })]);
+    this.set("queries", [...before, this.asking(place)]);
   }
 
   current() {
     // the pinned queries, else what the pointer asks or has asked last
     const pinned = this.get("queries");
-    const origins = pinned.length || !this.lastHovered ? pinned : [this.lastHovered];
+    const origins = pinned.length || !this.lastHovered ? pinned : [{ ...this.lastHovered, ...this.asking(this.lastHovered) }];
     return origins.map((origin, q) => ({ origin, color: PIN_COLORS[q % PIN_COLORS.length], label: pinned.length ? String(q + 1) : "" }));
   }
 
   answer() {
     const current = this.current();
     for (const side of this.sides) {
-      const ask = ({ origin }) => this.questions.answer(origin, side.network, this.frame, this.scene, side.features);
-      side.answers = side.features ? current.map(ask).filter(Boolean) : [];
-      side.range = rangeOf(side.answers, this.model);
+      const before = side.answers ?? [];
+      side.answers = side.features ? current.map((query) => this.answered(query, side, before)).filter(Boolean) : [];
     }
     this.mark(current);
     this.listPins(current);
+  }
+
+  answered(query, { network, features }, before) {
+    // the query with its answer; while that is on its way, the one before; null if there is none
+    const found = this.questions.answer(query.origin, network, this.frame, this.scene, features);
+    return found === undefined ? before.find(({ label }) => label === query.label) : found && { ...query, ...found };
   }
 
   mark(current) {
@@ -198,36 +218,42 @@ class Explorer {
   }
 
   listPins(current) {
-    this.pins.replaceChildren(...current.filter(({ label }) => label).map(({ origin, color, label }, q) => {
+    const pins = current.filter(({ label }) => label).map(({ origin, color, label }, q) => {
       const name = origin.kind === "pixel" ? `pixel (${origin.u}, ${origin.v})` : `point ${origin.point}`;
-      const pin = element("button", { type: "button", title: "Unpin this query" }, `${label}  ${name}, frame ${origin.frame + 1}  ×`);
+      const left = origin.frame === this.frame && !this.questions.placed(origin) ? ", not among the points shown" : "";
+      return { q, color, text: `${label}  ${name}, frame ${origin.frame + 1}${left}  ×` };
+    });
+    const listed = JSON.stringify(pins);
+    if (listed === this.listed) return; // a button that is made anew loses the focus
+    this.listed = listed;
+    const held = this.pins.contains(document.activeElement);
+    this.pins.replaceChildren(...pins.map(({ q, color, text }) => {
+      const pin = element("button", { type: "button", title: "Unpin this query" }, text);
       pin.style.borderColor = color;
       pin.addEventListener("click", () => this.set("queries", this.get("queries").filter((_, other) => other !== q)));
       return pin;
     }));
+    if (held) (this.pins.firstChild ?? this.root).focus();
   }
 
   // --- painting ---
 
   paint() {
     const by = this.get("color_by");
-    const pins = this.current().map(({ color }) => color);
     const style = { threshold: this.get("threshold"), table: this.tables[this.get("color_map")] };
     const shown = { opacity: this.get("opacity"), points: this.get("show_points"), boundaries: this.get("show_boundaries") };
     this.sides.forEach((side, s) => {
-      const [low, high] = (side.range = rangeOf(side.answers, this.model));
-      const similar = by === "similarity" && side.answers.length;
-      const points = side.answers.map((answer) => answer.points);
-      this.cloud.setColors(s, similar ? paintAnswers(points, pins, { ...style, low, high }) : plainColors(by, this.scene, side.features, this.tables));
+      side.range = rangeOf(side.answers, this.model);
+      this.cloud.setColors(s, cloudColors(by, this.scene, side, style, this.tables));
     });
     this.cloud.pointSize = this.get("point_size");
     this.cloud.drawNow();
     this.images.each((view, camera, s) => {
       view.shown = shown;
-      view.setHeat(heatOf(this.sides[s], camera, by, style, pins));
+      view.setHeat(heatOf(this.sides[s], camera, by, style));
       view.draw();
     });
-    this.legend.replaceChildren(...legendOf(by, this.scene, this.sides, pins, this.tables, this.get("color_map")));
+    this.legend.replaceChildren(...legendOf(by, this.scene, this.sides, this.tables, this.get("color_map")));
     this.read();
   }
 
@@ -282,8 +308,8 @@ class Explorer {
   destroy() {
     clearTimeout(this.timer);
     cancelAnimationFrame(this.waiting);
-    this.turn++;
     this.scene = null;
+    this.gone = true;
     this.controls.destroy();
     this.cloud.destroy();
     this.store.close();

@@ -12,9 +12,6 @@ class Orbit {
   look(name, ground) {
     const eyes = {
       behind: { at: [14, 0, ground], from: [-32, 0, 10 - ground] }, // 18 m behind the sensor, 10 m above it
-      front: { at: [-6, 0, ground], from: [32, 0, 10 - ground] },
-      left: { at: [4, 0, ground], from: [0, 36, 12] },
-      right: { at: [4, 0, ground], from: [0, -36, 12] },
       top: { at: [6, 0, ground], from: [-1e-9, 0, 75] }, // forward is up
     };
     if (!eyes[name]) throw new RangeError(`look: "${name}" is unknown; choose one of ${Object.keys(eyes).join(", ")}`);

@@ -5,7 +5,7 @@ const AUTO = [0.3, 0.999]; // quantiles of all similarities at which the colours
 function rangeOf(answers, model) {
   if (!answers.length || !model.get("auto_range")) return [model.get("low"), model.get("high")];
   const [low, high] = quantiles(answers.flatMap(({ points, pixels }) => [points, ...pixels.map(({ values }) => values)]), AUTO);
-  return [low, Math.max(high, low + 0.02)];
+  return [Math.min(low, high - 0.02), high];
 }
 
 function lacking(by, scene, features) {
@@ -25,6 +25,11 @@ function plainColors(by, scene, features, tables) {
   return paintValues((scene.heights ??= heightsOf(scene)), 0, 6, tables.cividis);
 }
 
+function cloudColors(by, scene, { answers, range: [low, high], features }, style, tables) {
+  if (by !== "similarity" || !answers.length) return plainColors(by, scene, features, tables);
+  return paintAnswers(answers.map(({ points }) => points), answers.map(({ color }) => color), { ...style, low, high });
+}
+
 function rangesOf({ points, count }) {
   return Float32Array.from({ length: count }, (_, i) => Math.hypot(points[3 * i], points[3 * i + 1], points[3 * i + 2]));
 }
@@ -33,24 +38,24 @@ function heightsOf({ points, count, ground }) {
   return Float32Array.from({ length: count }, (_, i) => points[3 * i + 2] - ground);
 }
 
-function heatOf(side, camera, by, style, pins) {
+function heatOf(side, camera, by, style) {
   // {rgba, w, h} to lay over an image, null if there is nothing to say
   const grid = side.features?.grids[camera];
   if (by === "pca" && grid) return { rgba: paintRgb(grid.pca), w: grid.w, h: grid.h };
   const cells = side.answers.map(({ pixels }) => pixels[camera]);
   if (!cells.length) return null;
   const [low, high] = side.range;
-  return { rgba: paintAnswers(cells.map(({ values }) => values), pins, { ...style, low, high, heat: true }), w: cells[0].w, h: cells[0].h };
+  return { rgba: paintAnswers(cells.map(({ values }) => values), side.answers.map(({ color }) => color), { ...style, low, high, heat: true }), w: cells[0].w, h: cells[0].h };
 }
 
 // --- the legend ---
 
-function legendOf(by, scene, sides, pins, tables, map) {
+function legendOf(by, scene, sides, tables, map) {
   const parts = [];
   const lacks = lacking(by, scene, sides[0].features);
-  const asked = sides.some(({ answers }) => answers.length);
+  const asked = Math.max(...sides.map(({ answers }) => answers.length));
   if (lacks) parts.push(element("span", {}, `this frame has no ${by === "pca" ? "features" : by}, coloured by height:`));
-  if (by === "similarity" && asked) return pins.length > 1 ? [] : sides.map((side) => similarityBar(side, sides.length > 1, tables[map]));
+  if (by === "similarity" && asked) return asked > 1 ? [] : sides.map((side) => similarityBar(side, sides.length > 1, tables[map]));
   if (by === "label" && !lacks) return classDots(scene);
   if (by === "range") parts.push(colorBar(tables.depth, "2 m", "80 m"));
   else if (by === "intensity" && !lacks) parts.push(colorBar(tables.magma, "intensity 0", "1"));

@@ -1,5 +1,5 @@
 // Questions and answers: from a place that was clicked to its direction, from a direction to similarities.
-// An origin is such a place: {frame, kind: "pixel", camera, u, v} or {frame, kind: "point", point (row) or index (here)}, and regions: true | false.
+// An origin is such a place: {frame, kind: "pixel", camera, u, v} or {frame, kind: "point", point} (its row; and its index among those sent, where known), and regions: true | false.
 
 class Questions {
   constructor(store, source, { news, fault }) {
@@ -17,44 +17,43 @@ class Questions {
     return scene && index >= 0 && index < scene.count ? { ...origin, index } : null;
   }
 
-  direction(origin, network) {
-    // unit vector, null if there is none (yet)
+  direction(origin, network, frame, ...shown) {
+    // unit vector, null if there is none, undefined if it is on its way; shown: scene and features of `frame`
     const key = JSON.stringify([network, origin]);
     if (this.directions.has(key)) return this.directions.get(key);
-    const [scene, features] = [this.store.peekScene(origin.frame), this.store.peekFeatures(origin.frame, network)];
+    const [scene, features] = origin.frame === frame ? shown : [this.store.peekScene(origin.frame), this.store.peekFeatures(origin.frame, network)];
     if (!scene || !features) {
       Promise.all([this.store.scene(origin.frame), this.store.features(origin.frame, network)]).then(this.news, this.fault);
-      return null;
+      return undefined;
     }
     const placed = this.placed(origin);
     const direction = placed && directionOf(placed, scene, features);
-    if (origin.index !== undefined || origin.pointer) return direction; // under the pointer: asked once
+    if (origin.pointer) return direction; // asked once
     if (this.directions.size >= 64) this.directions.clear();
     this.directions.set(key, direction);
     return direction;
   }
 
   answer(origin, network, frame, scene, features) {
-    // {points: similarities (n), pixels: {values, w, h} a camera}, null if there is none (yet)
+    // {points: similarities (n), pixels: {values, w, h} a camera}, null if there is none, undefined if it is on its way
     const fromKernel = features.remote && !origin.regions;
-    if (fromKernel) return this.askKernel(origin, network, frame, scene, features);
-    const direction = this.direction(origin, network);
+    if (fromKernel) return this.askKernel(origin, network, frame, features);
+    const direction = this.direction(origin, network, frame, scene, features);
     return direction && answerTo(direction, scene, features, origin.regions);
   }
 
-  askKernel(origin, network, frame, scene, features) {
+  askKernel(origin, network, frame, features) {
     const key = JSON.stringify([frame, network, origin]);
-    if (this.told.has(key) || this.busy) return this.told.get(key) ?? null;
+    if (this.told.has(key) || this.busy) return this.told.get(key);
     this.busy = true;
-    const what = { ...origin, point: origin.point ?? scene.rows?.[origin.index] ?? origin.index };
     const keep = (answer) => {
       if (this.told.size >= 16) this.told.clear();
       this.told.set(key, answer);
     };
-    this.source.request("similar", { frame, network, origin: what })
+    this.source.request("similar", { frame, network, origin })
       .then(({ header, bytes }) => keep(sharesOf(unpack(header, bytes), features.grids)), (error) => { keep(null); this.fault(error); })
       .finally(() => { this.busy = false; this.news(); });
-    return null;
+    return undefined;
   }
 }
 
@@ -89,6 +88,7 @@ function directionOf(origin, scene, features) {
 }
 
 function answerTo(direction, scene, features, byRegion) {
+  if (byRegion && !scene.region) return null; // a frame without superpixels
   if (!byRegion) {
     return {
       points: similarityTo(direction, features.features, features.scales),

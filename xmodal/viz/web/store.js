@@ -5,6 +5,7 @@ class Store {
     this.source = source; // request(kind, {frame, network, ...}) -> Promise of {header, bytes}
     this.budget = budget; // bytes kept
     this.kept = new Map(); // key -> {promise, value, bytes}, the least recently used first
+    this.shown = null; // the scene on the screen, which stays
   }
 
   scene(frame) { return this.get(`scene/${frame}`, "scene", { frame }, sceneOf); }
@@ -23,29 +24,38 @@ class Store {
     const entry = { bytes: 0, value: undefined };
     entry.promise = this.source.request(kind, what).then(async ({ header, bytes }) => {
       entry.value = await build(header, unpack(header, bytes));
-      entry.bytes = bytes.byteLength;
-      this.trim(key);
+      entry.bytes = bytes.byteLength + bitmapsOf(entry.value).reduce((sum, { width, height }) => sum + 4 * width * height, 0);
+      this.trim();
       return entry.value;
     });
     entry.promise.catch(() => this.kept.delete(key)); // so that it can be asked for again
     return entry;
   }
 
-  trim(newest) {
+  trim() {
     let total = 0;
     for (const entry of this.kept.values()) total += entry.bytes;
-    for (const [key, entry] of this.kept) {
+    for (const [key, entry] of [...this.kept].slice(0, -4)) { // the last four are a frame and its networks
       if (total <= this.budget) return;
-      if (key === newest || !entry.bytes) continue;
+      if (entry.value === this.shown || !entry.bytes) continue;
       total -= entry.bytes;
-      this.kept.delete(key);
+      this.drop(key);
     }
   }
 
+  drop(key) {
+    bitmapsOf(this.kept.get(key).value).forEach((bitmap) => bitmap.close());
+    this.kept.delete(key);
+  }
+
   close() {
-    this.kept.clear();
+    for (const key of [...this.kept.keys()]) this.drop(key);
     this.source.close();
   }
+}
+
+function bitmapsOf(value) {
+  return value?.cameras?.map(({ bitmap }) => bitmap) ?? [];
 }
 
 async function sceneOf(header, arrays) {

@@ -7,7 +7,7 @@ const KEYS = [
   ["Space", "play, pause"], [", and .", "one frame back, one ahead"], ["1 to 7", `colour the cloud by ${COLOR_BY.join(", ")}`],
   ["M, C, X", "next colour map, next camera, swap A and B"], ["P, S, R", "projected points, superpixel boundaries, whole regions"],
   ["E, F, ?", "save a picture, full screen, this list"], ["on an image", "arrows move the pixel that asks (Shift: by one), Enter pins it"],
-  ["on the cloud", "drag or arrows turn; right drag or Shift move; wheel, + and - zoom; Home: from behind; Enter pins the point in the middle"],
+  ["on the cloud", "drag or arrows turn; right drag or Shift move; wheel, + and - zoom; Home: from behind, T: from above; Enter pins the point in the middle"],
 ];
 
 function toolbar(controls, model, acts) {
@@ -33,7 +33,7 @@ function toolbar(controls, model, acts) {
     c.choice("color_by", "Colour", COLOR_BY.map((name) => [name, name === "pca" ? "PCA" : name]), "Of the cloud (1 to 7)"),
     c.choice("color_map", "Map", COLOR_MAPS.map((name) => [name, name]), "Colours of similarity (M)"),
     c.toggle("auto_range", "Auto", "Colours end at the 30 % and 99.9 % quantiles of all similarities"),
-    c.slider("low", "from", { min: 0, max: 1, step: 0.01, tell: two }), c.slider("high", "to", { min: 0, max: 1, step: 0.01, tell: two }),
+    ...[["low", "from"], ["high", "to"]].map(([name, label]) => c.slider(name, label, { min: 0, max: 1, step: 0.01, tell: two, also: () => c.set("auto_range", false), title: "Similarity at which the colours end; moving it turns Auto off" })),
     c.slider("threshold", "Hide below", { min: 0, max: 1, step: 0.01, tell: two, title: "Similarity under which points are grey and pixels show the image" }),
     c.slider("point_size", "Size", { min: 0.5, max: 8, step: 0.5, title: "Of the points, in screen pixels 20 m away" }),
     c.slider("opacity", "Heat", { min: 0, max: 1, step: 0.05, tell: (value) => `${Math.round(100 * value)} %`, title: "Opacity of the heat map" }),
@@ -60,7 +60,7 @@ function keyActions(model, set, acts) {
   return {
     ",": acts.back, ".": acts.ahead, " ": flip("playing"), p: flip("show_points"), s: regional("show_boundaries"), r: regional("regions"),
     m: next("color_map", COLOR_MAPS), c: () => next("camera", acts.cameras())(), x: acts.swap, e: acts.picture, f: acts.full, "?": acts.help,
-    Escape: acts.escape, Backspace: () => set("queries", model.get("queries").slice(0, -1)),
+    t: acts.top, Escape: acts.escape, Backspace: () => set("queries", model.get("queries").slice(0, -1)),
     ...Object.fromEntries(COLOR_BY.map((name, i) => [String(i + 1), () => set("color_by", name)])),
   };
 }
