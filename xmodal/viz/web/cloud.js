@@ -107,13 +107,13 @@ class CloudView {
 
   picture() {
     this.drawNow();
-    const { width, height } = this.canvas;
+    const [width, height] = [this.canvas.width || 1, this.canvas.height || 1]; // hidden: an empty picture
     const copy = Object.assign(document.createElement("canvas"), { width, height });
     const ctx = copy.getContext("2d");
     ctx.fillStyle = CLOUD_LOOK.ground;
     ctx.fillRect(0, 0, width, height);
-    if (this.scene) ctx.drawImage(this.canvas, 0, 0);
-    this.paint(ctx);
+    if (this.scene && this.width) ctx.drawImage(this.canvas, 0, 0);
+    if (this.width) this.paint(ctx);
     return copy;
   }
 
@@ -188,8 +188,9 @@ class CloudView {
   resize({ contentRect, devicePixelContentBoxSize }) {
     const { width, height } = contentRect;
     const [exact] = devicePixelContentBoxSize ?? [];
-    const across = exact?.inlineSize ?? width * devicePixelRatio;
-    const down = exact?.blockSize ?? height * devicePixelRatio;
+    const near = (size, other) => (Math.abs(size - other) < 2 ? size : other); // an emulated pixel ratio is not in the exact size
+    const across = near(exact?.inlineSize, width * devicePixelRatio);
+    const down = near(exact?.blockSize, height * devicePixelRatio);
     const less = Math.min(1, Math.sqrt(CLOUD_PIXELS / Math.max(1, across * down)));
     for (const canvas of [this.canvas, this.overlay]) {
       Object.assign(canvas, { width: Math.round(across * less), height: Math.round(down * less) });
@@ -383,6 +384,7 @@ class CloudView {
 
   drawOverlay() {
     this.stale = 0;
+    if (!this.width || !this.height) return;
     const ctx = this.overlay.getContext("2d");
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.clearRect(0, 0, this.overlay.width, this.overlay.height);
@@ -400,7 +402,7 @@ class CloudView {
       ctx.rect(side * this.pane, 0, this.pane, this.height);
       ctx.clip();
       ctx.translate(side * this.pane, 0);
-      this.paintRanges(ctx);
+      if (this.scene) this.paintRanges(ctx);
       this.paintMarkers(ctx);
       cloudText(ctx, name, 14, 20, { font: "600 13px" });
       ctx.restore();
@@ -417,7 +419,8 @@ class CloudView {
     let last = [-100, -100];
     for (const radius of CLOUD_RINGS) {
       const at = this.project([radius * Math.cos(angle), radius * Math.sin(angle), this.ground]);
-      if (!at || Math.hypot(at[0] - last[0], at[1] - last[1]) < 36) continue;
+      const whole = at && at[0] < this.pane - 24 && at[0] > 24; // not cut off at the side
+      if (!whole || Math.hypot(at[0] - last[0], at[1] - last[1]) < 36) continue;
       cloudText(ctx, `${radius} m`, at[0], at[1], { color: CLOUD_LOOK.muted, font: "11px", align: "center" });
       last = at;
     }

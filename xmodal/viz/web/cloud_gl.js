@@ -28,7 +28,8 @@ void main() {
   color = vec4(v_color.rgb, 1.0);
 }`;
 
-// A line is a strip of two triangles as wide as the line and its soft edge; ends behind the eye are cut off first.
+// A line is two triangles as wide as the line and its soft edge; ends behind the eye are cut off first.
+// Six vertices with the same attributes, not one instance of four: in software every instance costs as much as a draw call.
 const CLOUD_LINES_VERTEX = `#version 300 es
 uniform mat4 u_view;
 uniform vec2 u_size; // device pixels of the viewport
@@ -36,6 +37,7 @@ uniform vec4 u_line; // z of the ground, nearest depth, device pixels per CSS pi
 layout(location = 0) in vec4 a_ends; // x y, x y
 layout(location = 1) in vec4 a_color;
 layout(location = 2) in float a_width; // CSS pixels
+const int CORNERS[6] = int[6](0, 1, 2, 2, 1, 3); // bit 0: the side, bit 1: the end
 out vec4 v_color;
 out float v_across;
 flat out float v_half;
@@ -50,9 +52,10 @@ void main() {
   vec4 to = b.w < u_line.y ? mix(b, a, (u_line.y - b.w) / (a.w - b.w)) : b;
   vec2 along = (to.xy / to.w - from.xy / from.w) * u_size;
   vec2 normal = vec2(-along.y, along.x) / max(length(along), 1e-6);
-  vec4 at = (gl_VertexID & 2) == 0 ? from : to;
-  v_across = (v_half + 1.0) * float(2 * (gl_VertexID & 1) - 1);
-  float range = length((gl_VertexID & 2) == 0 ? a_ends.xy : a_ends.zw);
+  int corner = CORNERS[gl_VertexID % 6];
+  vec4 at = corner < 2 ? from : to;
+  v_across = (v_half + 1.0) * float(2 * (corner & 1) - 1);
+  float range = length(corner < 2 ? a_ends.xy : a_ends.zw);
   float fade = (1.0 - smoothstep(60.0, ${CLOUD_GRID}.0, range)) * clamp(u_line.w / (at.w * at.w) / 8.0, 0.0, 1.0);
   v_color = vec4(a_color.rgb, a_color.a * fade);
   gl_Position = at + vec4(normal * v_across * 2.0 / u_size * at.w, 0.0, 0.0);
@@ -73,10 +76,12 @@ function cloudRgb(hex) {
   return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16) / 255);
 }
 
-// The lines on the ground, nine numbers each: both ends, colour and opacity, width.
+// The lines on the ground, six times nine numbers each: both ends, colour and opacity, width.
 function cloudGroundLines() {
   const lines = [];
-  const add = (ends, color, alpha, width) => lines.push(...ends, ...cloudRgb(color), alpha, width);
+  const add = (ends, color, alpha, width) => {
+    for (let corner = 0; corner < 6; corner++) lines.push(...ends, ...cloudRgb(color), alpha, width);
+  };
   for (let a = -CLOUD_GRID; a <= CLOUD_GRID; a += 10) {
     for (let b = -CLOUD_GRID; b < CLOUD_GRID; b += 10) { // short pieces, so that they can fade
       add([b, a, b + 10, a], CLOUD_LOOK.line, a ? 0.55 : 1, a ? 1 : 1.5);
@@ -85,10 +90,10 @@ function cloudGroundLines() {
   }
   for (const radius of CLOUD_RINGS) {
     const corner = (i) => [radius * Math.cos((i * Math.PI) / 60), radius * Math.sin((i * Math.PI) / 60)];
-    for (let i = 0; i < 120; i++) add([...corner(i), ...corner(i + 1)], "#5b6675", 1, 1.5);
+    for (let i = 0; i < 120; i++) add([...corner(i), ...corner(i + 1)], "#4b5563", 1, 1.25);
   }
-  add([0, 0, 5, 0], CLOUD_AXES.x, 1, 2.5);
-  add([0, 0, 0, 5], CLOUD_AXES.y, 1, 2.5);
+  add([0, 0, 3, 0], CLOUD_AXES.x, 1, 2);
+  add([0, 0, 0, 3], CLOUD_AXES.y, 1, 2);
   return new Float32Array(lines);
 }
 
@@ -137,14 +142,13 @@ class CloudScene {
   groundLayout() {
     const gl = this.gl;
     const lines = cloudGroundLines();
-    this.lineCount = lines.length / 9;
+    this.lineVertices = lines.length / 9;
     this.groundArray = gl.createVertexArray();
     gl.bindVertexArray(this.groundArray);
     this.upload(gl.createBuffer(), lines);
     [[4, 0], [4, 16], [1, 32]].forEach(([numbers, offset], i) => {
       gl.enableVertexAttribArray(i);
       gl.vertexAttribPointer(i, numbers, gl.FLOAT, false, 36, offset);
-      gl.vertexAttribDivisor(i, 1);
     });
   }
 
@@ -180,7 +184,7 @@ class CloudScene {
     gl.uniform2f(this.lines.size, width, height);
     gl.uniform4f(this.lines.line, camera.ground, camera.near, camera.ratio, camera.crowding);
     gl.bindVertexArray(this.groundArray);
-    gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, this.lineCount);
+    gl.drawArrays(gl.TRIANGLES, 0, this.lineVertices);
     gl.disable(gl.BLEND);
   }
 }

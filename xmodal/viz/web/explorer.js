@@ -97,7 +97,7 @@ class Explorer {
       const loaded = await Promise.all([this.store.scene(frame), ...sides]);
       if (!this.gone) this.show(frame, ...loaded);
     } catch (error) {
-      if (!this.gone) this.fail(error);
+      if (!this.gone) this.fail(frame, error);
     }
     clearTimeout(waiting);
     this.loading = false;
@@ -124,7 +124,8 @@ class Explorer {
     this.root.dataset.shown = frame;
   }
 
-  fail(error) {
+  fail(frame, error) {
+    this.frame = frame;
     this.scene = null;
     this.cloud.setMarkers([]);
     this.cloud.setPoints(new Float32Array(0), 0);
