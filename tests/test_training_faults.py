@@ -87,7 +87,7 @@ class Watched(KittiRaw):
 def recipe_of(name, epochs=EPOCHS):
     """The small recipe, smaller still. One frame a step, so that every frame has its turn in every epoch."""
     recipe = method_class(name)[1].small()
-    changes = {"planes": (8,) * 8, "channels": 16}
+    changes = {"network": {"planes": (8,) * 8}, "channels": 16}
     if name == "slidr":
         changes["superpixels"] = replace(recipe.superpixels, segments=30)
     return replace(

@@ -14,7 +14,7 @@ import numpy as np
 
 from .frame import BadData, Frame
 from .matching import Pairs, projection_pairs
-from .projection import compose, inverse, rigid, rotation_z, transform
+from .projection import compose, rigid, rotation_z, transform
 
 # %% ../nbs/05_views.ipynb #5a1b9668
 @dataclass
@@ -31,6 +31,7 @@ class View:
     lidar_to_camera: list[np.ndarray]  # (4, 4); a mirrored cloud makes it a reflection
     pairs: Pairs
     superpixels: list[np.ndarray] | None = None  # (H, W) int32, one a camera
+    to_world: np.ndarray = field(default_factory=lambda: np.eye(4))  # (4, 4): these points to the world, or to the frame's LiDAR frame where no pose is known
 
 
 def view_of(
@@ -52,18 +53,21 @@ def view_of(
         [frame.lidar_to_camera(i) for i in cameras],
         projection_pairs(frame, occlusion=occlusion),
         superpixels,
+        np.eye(4) if frame.ego_to_world is None else compose(frame.lidar_to_ego, frame.ego_to_world),
     )
 
 # %% ../nbs/05_views.ipynb #a65bd483
 def move_points(
     view: View,
-    old_to_new: np.ndarray,  # (4, 4): a rotation or reflection, and a translation
+    old_to_new: np.ndarray,  # (4, 4): rotation, reflection, scale and translation
 ) -> View:
-    "Move the cloud; the pairs stay."
+    "Move the cloud; the pairs stay. After a scale `lidar_to_camera` still gives metres of the camera."
+    new_to_old = np.linalg.inv(old_to_new)
     return replace(
         view,
         points=transform(old_to_new, view.points),
-        lidar_to_camera=[compose(inverse(old_to_new), to_camera) for to_camera in view.lidar_to_camera],
+        lidar_to_camera=[compose(new_to_old, to_camera) for to_camera in view.lidar_to_camera],
+        to_world=compose(new_to_old, view.to_world),
     )
 
 
@@ -80,13 +84,15 @@ def flip_points(view: View, rng: np.random.Generator) -> View:
 
 def select_points(
     view: View,
-    keep: np.ndarray,  # (N,) bool
+    keep: np.ndarray,  # (N,) bool, or rows in their new order; of a row that is given twice the last copy keeps the pairs
 ) -> View:
     "Some of the points, and the pairs that they are part of."
-    new_row = np.where(keep, np.cumsum(keep) - 1, -1)
-    some = lambda values: None if values is None else values[keep]
+    rows = np.flatnonzero(keep) if keep.dtype == bool else keep
+    new_row = np.full(len(view.points), -1)
+    new_row[rows] = np.arange(len(rows))
+    some = lambda values: None if values is None else values[rows]
     return replace(
-        view, points=view.points[keep], index=view.index[keep], intensity=some(view.intensity),
+        view, points=view.points[rows], index=view.index[rows], intensity=some(view.intensity),
         semantic=some(view.semantic), pairs=view.pairs.with_points(new_row),
     )
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from .retrieval import retrieval
-from .segmentation import linear_probe
+from .segmentation import knn, linear_probe
+from ..features import sees_images
 from ..pretrain import load_method, random_twin
 
 # %% ../../nbs/evaluation/03_compare.ipynb #238a8321
@@ -24,14 +25,16 @@ def compare(
     seed: int = 0,  # of the twin's weights and of what is drawn
     superpixels: Callable[[np.ndarray], np.ndarray] | None = None,  # image -> (H, W) ids, for the superpoint ranks
     queries: int = 250,  # of each image and direction
-) -> dict[str, Any]:  # "retrieval": direction -> {"trained", "random"} -> scores; "linear_probe": {"trained", "random"} -> scores, None without labels
-    "Retrieval and linear probe of a trained method and of its random twin, on the same frames, queries and points."
+) -> dict[str, Any]:  # "retrieval": direction -> {"trained", "random"} -> scores, empty without an image network; "knn", "linear_probe": {"trained", "random"} -> scores, None without labels
+    "Retrieval, nearest neighbours and linear probe of a trained method and of its random twin, on the same frames, queries and points."
     method, card = load_method(checkpoint)
     pair = {"trained": method, "random": random_twin(method, card["method"], seed)}
     ids = None if superpixels is None else (lambda frame, camera: superpixels(frame.cameras[camera].image))
-    ranks = {which: retrieval(m, test, ids, queries, seed) for which, m in pair.items()}
+    ranks = {which: retrieval(m, test, ids, queries, seed) if sees_images(m) else {} for which, m in pair.items()}
     labelled = train[0].semantic is not None and test[0].semantic is not None
+    both = lambda measure: {which: measure(m, train, test, test.classes, seed=seed) for which, m in pair.items()} if labelled else None
     return {
         "retrieval": {direction: {which: ranks[which][direction] for which in pair} for direction in ranks["trained"]},
-        "linear_probe": {which: linear_probe(m, train, test, test.classes, seed=seed) for which, m in pair.items()} if labelled else None,
+        "knn": both(knn),
+        "linear_probe": both(linear_probe),
     }

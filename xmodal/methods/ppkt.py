@@ -8,6 +8,7 @@ __all__ = ['PPKTRecipe', 'PPKT']
 # %% ../../nbs/methods/02_ppkt.ipynb #b8e34027
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ class PPKTRecipe:
     "Everything that makes a PPKT; the defaults are those of SLidR's comparison on nuScenes."
 
     points: str = "minkunet34"  # see parts.point_encoder
-    planes: tuple[int, ...] | None = None  # channels of the 3D network's eight levels; None = its own
+    network: dict[str, Any] = field(default_factory=dict)  # settings of the 3D network, where they are not its own
     image: str = "resnet50"  # see parts.image_encoder
     image_weights: str = ""  # path of the image network's weights (the comparison: MoCo v2)
     channels: int = 64  # of the space that points and pixels share
@@ -45,7 +46,7 @@ class PPKTRecipe:
         "For a laptop without a GPU: a small 3D network, EfficientNet-Lite0 as teacher, minutes instead of days."
         return cls(
             points="minkunet14",
-            planes=(32, 64, 96, 128, 96, 64, 64, 64),
+            network={"planes": (32, 64, 96, 128, 96, 64, 64, 64)},
             image="efficientnet_lite0",
             pairs=2048,
             voxels=Voxels(size=0.2),
@@ -55,6 +56,10 @@ class PPKTRecipe:
 # %% ../../nbs/methods/02_ppkt.ipynb #0e95f36c
 class PPKT(FrozenTeacher):
     "Pixel-to-point knowledge transfer (Liu et al. 2021)."
+
+    paper = "Liu et al., 2021, 2104.04687 for this comparison"
+    learns_from = "LiDAR + camera"
+    needs = "weights of the image network"
 
     def loss(
         self,
@@ -69,7 +74,7 @@ class PPKT(FrozenTeacher):
             generator = torch.Generator().manual_seed(zlib.crc32(" ".join(batch.frame_ids).encode()))
         drawn = torch.randperm(len(batch.pairs), generator=generator)[: self.recipe.pairs].to(batch.images.device)
         pairs, voxel = batch.pairs.select(drawn), batch.pair_voxel[drawn]
-        points = self.encode_points(batch)[voxel]
+        points = self.encode_points(batch, pairs.point)
         pixels = self.image.at(batch.images, pairs.camera, pairs.row, pairs.col)
         same = None if self.recipe.share_voxel_negatives else voxel
         return info_nce(points, pixels, self.recipe.temperature, same), {"pairs": float(len(pairs))}

@@ -7,6 +7,7 @@ __all__ = ['SLidRRecipe', 'SLidR', 'spaced']
 
 # %% ../../nbs/methods/01_slidr.ipynb #3139b5f9
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ class SLidRRecipe:
     "Everything that makes a SLidR; the defaults are the paper's for nuScenes."
 
     points: str = "minkunet34"  # see parts.point_encoder
-    planes: tuple[int, ...] | None = None  # channels of the 3D network's eight levels; None = its own
+    network: dict[str, Any] = field(default_factory=dict)  # settings of the 3D network, where they are not its own
     image: str = "resnet50_dilated"  # see parts.image_encoder
     image_weights: str = ""  # path of the image network's weights (the paper: MoCo v2)
     channels: int = 64  # of the space that points and pixels share
@@ -45,7 +46,7 @@ class SLidRRecipe:
         "For a laptop without a GPU: a small 3D network, EfficientNet-Lite0 as teacher, minutes instead of days."
         return cls(
             points="minkunet14",
-            planes=(32, 64, 96, 128, 96, 64, 64, 64),
+            network={"planes": (32, 64, 96, 128, 96, 64, 64, 64)},
             image="efficientnet_lite0",
             pixel_step=4,
             voxels=Voxels(size=0.2),
@@ -55,6 +56,10 @@ class SLidRRecipe:
 # %% ../../nbs/methods/01_slidr.ipynb #19af8091
 class SLidR(FrozenTeacher):
     "Superpixel-driven LiDAR representations (Sautier et al. 2022)."
+
+    paper = "Sautier et al., CVPR 2022, 2104.04687"
+    learns_from = "LiDAR + camera"
+    needs = "weights of the image network; superpixels"
 
     def loss(
         self,
@@ -79,7 +84,7 @@ class SLidR(FrozenTeacher):
             return torch.empty(0, self.recipe.channels), torch.empty(0, self.recipe.channels)
         ids, count = batch_ids(batch.superpixels)
         pairs = batch.pairs
-        points = self.encode_points(batch)[batch.pair_voxel]
+        points = self.encode_points(batch, pairs.point)
         height, width = batch.images.shape[2:]
         rows, cols = spaced(height, self.recipe.pixel_step), spaced(width, self.recipe.pixel_step)
         pixels = self.encode_images(batch.images, (len(rows), len(cols))).permute(0, 2, 3, 1).reshape(-1, self.recipe.channels)

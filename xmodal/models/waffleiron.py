@@ -220,7 +220,7 @@ class WaffleIron(nn.Module):
         batch: torch.Tensor,  # (N,) int64
         feats: torch.Tensor,  # (N, in_channels)
     ) -> torch.Tensor:  # (N, width)
-        "The features before the head: what a probe or another head is put on."
+        "The features before the head, of points that are all inside."
         samples = int(batch.max()) + 1 if len(batch) else 1
         planes = press(points, batch, samples, self.field)
         x = self.embed(torch.cat([feats, points, points.norm(dim=1, keepdim=True)], 1), neighbours(points, batch, self.k))
@@ -230,20 +230,30 @@ class WaffleIron(nn.Module):
             x = run(channel_mix, x, batch, samples)
         return x
 
+    def backbone(
+        self,
+        points: torch.Tensor,  # (N, 3) metres, lidar frame
+        batch: torch.Tensor,  # (N,) int64
+        feats: torch.Tensor,  # (N, in_channels)
+        head: nn.Module = nn.Identity(),  # run on the points inside
+    ) -> torch.Tensor:  # (N, width)
+        "The features before the head: what a probe or another head is put on. Raises ValueError in training if fewer than two points lie in the field."
+        inside = self.field.inside(points)
+        if self.training and inside.sum() < 2:
+            raise ValueError(f"{int(inside.sum())} of {len(points)} points lie in {self.field}; are they in metres, in the lidar frame?")
+        if inside.all():
+            return head(self.tokens(points, batch, feats))
+        out = head(self.tokens(points[inside], batch[inside], feats[inside]))
+        return F.pad(out, (0, 0, 0, 1))[nearest_inside(points, batch, inside)]  # one more row, of zeros
+
     def encode(
         self,
         points: torch.Tensor,  # (N, 3) metres, lidar frame
         batch: torch.Tensor,  # (N,) int64
         feats: torch.Tensor,  # (N, in_channels)
     ) -> torch.Tensor:  # (N, out_channels)
-        "The features of points. Raises ValueError in training if fewer than two lie in the field."
-        inside = self.field.inside(points)
-        if self.training and inside.sum() < 2:
-            raise ValueError(f"{int(inside.sum())} of {len(points)} points lie in {self.field}; are they in metres, in the lidar frame?")
-        if inside.all():
-            return self.head(self.tokens(points, batch, feats))
-        out = self.head(self.tokens(points[inside], batch[inside], feats[inside]))
-        return F.pad(out, (0, 0, 0, 1))[nearest_inside(points, batch, inside)]  # one more row, of zeros
+        "The features of points."
+        return self.backbone(points, batch, feats, self.head)
 
     def forward(
         self,
