@@ -42,7 +42,7 @@ def refusal(capsys, *words):
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):
     shown = help_of(capsys)
-    names = ["world", "superpixels", "pretrain", "evaluate", "report", "explore", "demo"]
+    names = ["world", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
     assert list(COMMANDS) == names
     places = [shown.index(f"• {name} ") for name in names]
     assert places == sorted(places)
@@ -73,6 +73,16 @@ def test_choices_are_those_of_the_package():
             open_dataset(name)
         except ValueError as error:
             assert "unknown" not in str(error)
+
+
+def test_methods_says_of_each_what_it_is(capsys):
+    assert cli.main(["methods"]) == 0
+    parts = re.split(r"^(\w+): ", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert tuple(parts[::2]) == tuple(METHODS)
+    for text in parts[1::2]:
+        said = dict(re.findall(r"^  (paper|learns from|needs|networks|recipes) +(.+)$", text, re.MULTILINE))
+        assert len(said) == 5 and re.search(r"\d{4}\.\d{5}", said["paper"]), said  # an arXiv number
+        assert "paper" in said["recipes"].split(", ") and "small" in said["recipes"].split(", ")
 
 
 BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
@@ -106,6 +116,9 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("pretrain slidr --root broken --batch-size -2", "--batch-size -2 cannot be"),
         ("pretrain slidr --root broken --seed -1", "--seed -1 cannot be"),
         ("pretrain slidr --root broken --lr nan", "--lr nan cannot be"),
+        ("pretrain ppkt --root broken --recipe large", "--recipe large: ppkt has paper, small"),
+        ("pretrain ppkt --root broken --segments 30", "ppkt uses no superpixels"),
+        ("pretrain pointcontrast --root broken --image-weights a.pth", "pointcontrast starts from no image weights"),
         ("pretrain slidr --root broken --stop-after 0", "--stop-after 0 cannot be"),
         ("pretrain ppkt --root broken --segments 9", "ppkt uses no superpixels"),
         ("evaluate nowhere", "nowhere: there is no last.safetensors here"),
@@ -212,6 +225,8 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
     assert "runs/first/explorer.html" in done("explore runs/first --frames 2 --twin")
     page = (tmp_path / "runs/first/explorer.html").read_text()
     assert all(f'id="{key}"' in page for key in ("scene/1", "features/0/slidr", "features/1/random")) and 'id="scene/2"' not in page
+
+    assert "is of slidr, which does not calibrate; train nclr" in refusal(capsys, "calibrate", "runs/first")
 
     done("pretrain ppkt --root streets --out runs/all --epochs 1 --batch-size 4 --no-hold-out")
     assert "none is left to measure on" in refusal(capsys, "evaluate", "runs/all")

@@ -22,6 +22,8 @@ from ..models.image import ImageEncoder, ResNet50
 from ..models.grouping import interpolate, three_nearest
 from ..models.minkunet import MinkUNet14, MinkUNet18, MinkUNet34
 from ..models.pointnet2 import Cloud
+from ..models.spvcnn import SPVCNN
+from ..models.vit import ViT
 from ..models.voxelnet import Grid, VoxelNet
 from ..models.waffleiron import Field, WaffleIron
 from ..sparse import SparseTensor
@@ -95,12 +97,14 @@ class Method(nn.Module):
 
 # %% ../../nbs/methods/00_parts.ipynb #6a95e782
 def point_encoder(
-    name: str,  # "minkunet14", "minkunet18", "minkunet34", "voxelnet", "waffleiron"
+    name: str,  # "minkunet14", "minkunet18", "minkunet34", "spvcnn", "voxelnet", "waffleiron"
     channels: int,  # of the shared space
-    settings: dict[str, Any],  # of the network: planes and stem_kernel of a MinkUNet, depth and width of a WaffleIron, ...
+    settings: dict[str, Any],  # of the network: planes and stem_convs of a MinkUNet, depth and width of a WaffleIron, ...
 ) -> nn.Module:
     "The 3D network, from the intensity to the shared space. A `field` or `grid` may be a dict, as JSON gives it."
-    networks = {"minkunet14": MinkUNet14, "minkunet18": MinkUNet18, "minkunet34": MinkUNet34, "voxelnet": VoxelNet, "waffleiron": WaffleIron}
+    networks = {
+        "minkunet14": MinkUNet14, "minkunet18": MinkUNet18, "minkunet34": MinkUNet34, "spvcnn": SPVCNN, "voxelnet": VoxelNet, "waffleiron": WaffleIron,
+    }  # fmt: skip
     if name not in networks:
         raise ValueError(f"unknown point encoder {name!r}; use one of {', '.join(networks)}")
     boxes = {key: box(**settings[key]) for key, box in (("field", Field), ("grid", Grid)) if isinstance(settings.get(key), dict)}
@@ -145,19 +149,21 @@ def spread(
 
 # %% ../../nbs/methods/00_parts.ipynb #3fd9789e
 def image_encoder(
-    name: str,  # "resnet50" (stride 32), "resnet50_dilated" (stride 4), "efficientnet_lite0" (stride 8)
-    weights: str,  # path; "" = ImageNet's for efficientnet_lite0, an error for a ResNet
+    name: str,  # "resnet50" (stride 32), "resnet50_dilated" (stride 4), "efficientnet_lite0" (stride 8), "dino_vits8", "dinov2_vitl14", ... (stride: the patch)
+    weights: str,  # file, or folder of a ViT; "" = ImageNet's for efficientnet_lite0, an error for the others
     pretrained: bool = True,  # False: random, because a checkpoint is about to be loaded
+    norm: bool = True,  # of a ViT: with the last layer norm
 ) -> ImageEncoder:
     "The frozen image network."
     if name == "efficientnet_lite0":
         return EfficientNetLite0((weights or "imagenet") if pretrained else None).freeze()
-    if name not in ("resnet50", "resnet50_dilated"):
-        raise ValueError(f"unknown image encoder {name!r}; use resnet50, resnet50_dilated or efficientnet_lite0")
+    if name not in ("resnet50", "resnet50_dilated") and not name.startswith("dino"):
+        raise ValueError(f"unknown image encoder {name!r}; use resnet50, resnet50_dilated, efficientnet_lite0, dino_vits8, dinov2_vitl14, ...")
     if pretrained and not weights:
         mend = "set image_weights to a file of torchvision, MoCo, DINO, SwAV, ..., or use image='efficientnet_lite0', whose weights come as a package"
         raise BadData(name, "a frozen image encoder with random weights teaches nothing", mend)
-    return ResNet50(name == "resnet50_dilated", weights if pretrained else None).freeze()
+    path = weights if pretrained else None
+    return (ViT(path, name, norm) if name.startswith("dino") else ResNet50(name == "resnet50_dilated", path)).freeze()
 
 # %% ../../nbs/methods/00_parts.ipynb #0454cd42
 def restore_settings(

@@ -57,7 +57,7 @@ class PPKTRecipe:
 class PPKT(FrozenTeacher):
     "Pixel-to-point knowledge transfer (Liu et al. 2021)."
 
-    paper = "Liu et al., 2021, 2104.04687 for this comparison"
+    paper = "Liu et al., 2021, 2104.04687"
     learns_from = "LiDAR + camera"
     needs = "weights of the image network"
 

@@ -185,7 +185,7 @@ class ChannelMix(Branch):
 
 # %% ../../nbs/models/06_waffleiron.ipynb #5d648b47
 class WaffleIron(nn.Module):
-    "Point tokens, `depth` layers, a linear head: a feature for every point or voxel, row by row in the order of the input."
+    "Point tokens, `depth` layers, a head: a feature for every point or voxel, row by row in the order of the input."
 
     def __init__(
         self,
@@ -198,6 +198,7 @@ class WaffleIron(nn.Module):
         norm: str = "batch",  # "batch", or "layer" as in ScaLR
         gelu: bool = False,  # in place of ReLU, as in ScaLR+
         drop_path: float = 0.0,  # probability that a branch is left out for a sample; 0.2 in the published settings and in ScaLR+
+        hidden: int = 0,  # channels of a hidden layer of the head, 2048 in ScaLR+; 0: the head is linear
         recompute: bool = False,  # compute each layer again in the backward pass: a fraction of the memory for a third more time
         voxel_size: float = 0.1,  # metres, of the Cartesian voxels it is called on
     ):
@@ -213,6 +214,8 @@ class WaffleIron(nn.Module):
         self.token_mix = nn.ModuleList(TokenMix(width, norm, gelu, drop_path) for _ in range(depth))
         self.channel_mix = nn.ModuleList(ChannelMix(width, norm, gelu, drop_path) for _ in range(depth))
         self.head = nn.Linear(width, out_channels)
+        if hidden:
+            self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_channels))
 
     def tokens(
         self,

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..features import Features, extract
+from ..features import Features, features_to_see
 from ..files import write_whole
 from ..frame import Frame
 from .pack import feature_pack, pack, pool, rows_of, scene_pack
@@ -66,7 +66,7 @@ def as_function(
         from xmodal.pretrain import load_method
 
         network = load_method(network)[0]
-    return partial(extract, network) if hasattr(network, "encode_points") else network
+    return partial(features_to_see, network) if hasattr(network, "encode_points") else network
 
 
 def of_finite(
