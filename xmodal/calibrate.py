@@ -16,6 +16,7 @@ import torch
 
 from .evaluation.registration import ransac
 from .frame import BadData, Frame
+from .methods.nclr import still_view
 from .pose import CAUSES, SOLVED, Pose, covariance, epnp, pixels_of, refine, rotation_error, so3_log
 from .projection import compose, inverse, is_rigid, rigid, transform
 
@@ -124,7 +125,7 @@ def gather(
     for number, frame in enumerate(frames):
         if not 0 <= camera < len(frame.cameras):
             raise BadData(frame.path or frame.id, f"it has {len(frame.cameras)} cameras, number {camera} is asked for", "choose another camera")
-        batch = method.collate([method.still_view(at_moment_of(frame, camera), cameras=(0,))]).to(device)
+        batch = method.collate([still_view(at_moment_of(frame, camera), method.recipe, cameras=(0,))]).to(device)
         drawn = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         (found,) = method.matches(batch, drawn, count)
         view = frame.cameras[camera]

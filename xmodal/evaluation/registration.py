@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from ..frame import Frame
-from ..methods.nclr import Perturbation, perturb
+from ..methods.nclr import Perturbation, perturb, still_view
 from ..pose import Pose, epnp, refine, rotation_error, translation_error
 
 # %% ../../nbs/evaluation/04_registration.ipynb #8ed23a5c
@@ -65,7 +65,7 @@ def solve(
     "The same matches through all `SOLVERS`."
     if len(points) < 4:
         return {name: Pose(torch.eye(3)[None], torch.zeros(1, 3), torch.ones(1, dtype=torch.int64)) for name in SOLVERS}
-    match = points.double()[None], uv.double()[None], intrinsics.double()[None]
+    match = [x.double().cpu()[None] for x in (points, uv, intrinsics)]
     first, (second, _) = epnp(*match), ransac(points, uv, intrinsics, within, seed=seed)
     third, fourth = (refine(guess, *match, robust=within) for guess in (first, second))
     fourth = Pose(*(torch.where(fourth.solved.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(fourth, second)))  # RANSAC's where it does not settle
@@ -118,7 +118,7 @@ def registration(
     "Move each frame's cloud, match, solve. Matches of points that the method is not sure of are solved too, and marked."
     device, found = next(method.parameters()).device, []
     for number, frame in enumerate(frames):
-        view = perturb(method.still_view(frame), np.random.default_rng([seed, number]), perturbation or method.recipe.perturbation)
+        view = perturb(still_view(frame, method.recipe), np.random.default_rng([seed, number]), perturbation or method.recipe.perturbation)
         batch = method.collate([view]).to(device)
         drawn = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         for matches in method.matches(batch, drawn, count):

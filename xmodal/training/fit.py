@@ -153,7 +153,7 @@ class Log:
         self.metrics, self.faults = folder / "metrics.csv", folder / "faults.csv"
         rows = self.read() if start else []
         self.rows = [row for row in rows if row["step"] < start]
-        self.columns = list(self.rows[0]) if self.rows else []
+        self.columns = list(dict.fromkeys(key for row in self.rows for key in row))  # some numbers begin late in a run
         self.told, self.skipped, self.latest = self.complaints() if start else set(), 0, None
         if start:
             self._write_all()
