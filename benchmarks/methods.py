@@ -13,12 +13,15 @@ import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from xmodal.data.street import Street
+from xmodal.experiments import write_json
 from xmodal.pretrain import METHODS, build, recipes
+from xmodal.training.checkpoint import provenance
 from xmodal.training.fit import make_optimizers
 
 
@@ -70,15 +73,19 @@ def main():
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=None, help="default: benchmarks/results/methods_DEVICE_RECIPE.json")
     args = parser.parse_args()
     print(f"{args.recipe} recipes on {torch.cuda.get_device_name() if args.device == 'cuda' else 'CPU'}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"{'method':14} {'batch':>5} {'learning':>10} {'s a step':>9} {'/ SLidR':>8} {'MB':>7}")
-    reference = None
+    reference, rows = None, []
     for name in ["slidr", *(n for n in args.methods if n != "slidr")]:  # SLidR is the measure of the others
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             seconds, memory, parameters, size = process.submit(step_of, name, args.recipe, args.device).result()
         reference = reference or seconds
+        rows.append({"method": name, "batch": size, "parameters": parameters, "seconds": seconds, "to_slidr": seconds / reference, "megabytes": memory})
         print(f"{name:14} {size:5} {parameters / 1e6:8.2f} M {seconds:9.3f} {seconds / reference:8.2f} {memory:7.0f}", flush=True)
+    out = args.out or Path(__file__).parent / "results" / f"methods_{args.device}_{args.recipe}.json"
+    print(write_json(out, {"steps": rows} | provenance()))
 
 
 if __name__ == "__main__":

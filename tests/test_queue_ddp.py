@@ -19,7 +19,7 @@ def keys_of(rank: int, step: int) -> torch.Tensor:
 def push_everything(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(7)
+    torch.manual_seed(7 + rank)  # the queues must be equal all the same
     queue = KeyQueue(11, 4)
     for step in range(len(COUNTS)):
         queue.push(keys_of(rank, step))
@@ -45,7 +45,7 @@ def test_both_processes_hold_one_queue(states):
 
 
 def test_it_is_the_queue_of_one_process_that_pushes_all_keys_in_the_order_of_the_ranks(states):
-    torch.manual_seed(7)
+    torch.manual_seed(7)  # as rank 0
     queue = KeyQueue(11, 4)
     for step, state in enumerate(states[0]):
         queue.push(torch.cat([keys_of(0, step), keys_of(1, step)]))

@@ -17,8 +17,9 @@ import torch
 from .evaluation.registration import ransac
 from .frame import BadData, Frame
 from .methods.nclr import still_view
+from .methods.parts import in_reach
 from .pose import CAUSES, SOLVED, Pose, covariance, epnp, pixels_of, refine, rotation_error, so3_log
-from .projection import compose, inverse, is_rigid, rigid, transform
+from .projection import compose, inverse, is_rigid, rigid, transform, visible
 
 # %% ../nbs/10_calibrate.ipynb #064ed820
 WITHIN = 0.0125  # what a good match is off by, as a part of the image's width
@@ -45,6 +46,11 @@ class Calibration:
         return not self.status
 
     @property
+    def optimistic(self) -> bool:
+        "Whether the uncertainty is too small: of one frame nothing tells how much its matches err together."
+        return self.solved and self.frames == 1
+
+    @property
     def std(self) -> np.ndarray:  # (6,) degrees about the camera's x (right), y (down), z (forward); metres along them
         "Standard deviations."
         return np.sqrt(self.covariance.diagonal()) * [*[180 / np.pi] * 3, 1, 1, 1]
@@ -60,6 +66,8 @@ class Calibration:
         based = f"{self.frames} frames, {self.matches} matches"
         if not self.solved:
             return f"{self.camera}: not calibrated from {based}: {self.status}"
+        if self.optimistic:
+            based = f"one frame alone (so ± is optimistic), {self.matches} matches"
         turn, shift = self.std[:3].max(), self.std[3:].max()
         line = f"{self.camera}: calibrated to ±{turn:.2f}° and ±{shift:.2f} m from {based}, of which {self.agreeing:.0%} agree, off by {self.residual:.1f} px"
         if self.start is not None:
@@ -125,7 +133,8 @@ def gather(
     for number, frame in enumerate(frames):
         if not 0 <= camera < len(frame.cameras):
             raise BadData(frame.path or frame.id, f"it has {len(frame.cameras)} cameras, number {camera} is asked for", "choose another camera")
-        batch = method.collate([still_view(at_moment_of(frame, camera), method.recipe, cameras=(0,))]).to(device)
+        still = in_reach(method.points, still_view(at_moment_of(frame, camera), method.recipe, cameras=(0,)))
+        batch = method.collate([still]).to(device)
         drawn = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
         (found,) = method.matches(batch, drawn, count)
         view = frame.cameras[camera]
@@ -180,18 +189,23 @@ def spread_of(
     pose: Pose,  # refined, one row
     stack: Stack,
 ) -> np.ndarray:  # (6, 6) radians and metres in the camera's frame
-    "By leaving out each frame in turn; from the matches alone if there are fewer than five frames. Infinite if the answer hangs on one frame."
+    "By leaving out each frame in turn; with two to four frames that scales what the matches alone say, with one nothing does. Infinite if the answer hangs on one frame."
     numbers = stack.frame.unique()
-    if len(numbers) < 5:
-        one = [x[None] for x in (stack.points, stack.uv, stack.intrinsics, stack.weights)]
-        return covariance(pose, *one, robust=WITHIN * stack.width)[0].numpy()
+    one = [x[None] for x in (stack.points, stack.uv, stack.intrinsics, stack.weights)]
+    alone = covariance(pose, *one, robust=WITHIN * stack.width)[0].numpy()
+    if len(numbers) == 1:
+        return alone
     without = refined(pose, stack, stack.weights * (stack.frame != numbers[:, None]))
     if not without.solved.all():
         return np.diag(np.full(6, np.inf))
     turns = without.rotation @ pose.rotation.mT
     motions = torch.cat([so3_log(turns), without.translation - (turns @ pose.translation[..., None])[..., 0]], 1)
     motions = motions - motions.mean(0)
-    return ((len(numbers) - 1) / len(numbers) * motions.T @ motions).numpy()
+    by_frames = ((len(numbers) - 1) / len(numbers) * motions.T @ motions).numpy()
+    if len(numbers) >= 5:
+        return by_frames
+    larger = np.trace(np.linalg.pinv(alone, hermitian=True) @ by_frames) / 6  # so few answers differ in a few directions only: their mean size is known better than their directions
+    return alone * max(larger, 1.0)
 
 # %% ../nbs/10_calibrate.ipynb #a5b350a2
 def calibrate(
@@ -217,7 +231,7 @@ def calibrate(
     none = replace(none, frames=len(stack.frame.unique()), matches=len(stack.points))
     guess = first_guess(stack, start, seed)
     if not guess.solved.all():
-        return replace(none, status="no four matches agree on a transform")
+        return replace(none, status=CAUSES[int(guess.status[0])])
     pose = refined(guess, stack, stack.weights[None])
     if not pose.solved.all():
         return replace(none, status=CAUSES[int(pose.status[0])])
@@ -258,12 +272,15 @@ def show_calibration(
     known = recorded(frame, camera) if calibration.start is None else calibration.start
     height, width = frame.cameras[camera].size
     figure = picture(8.5, 2 * (7.6 * height / width + 0.7))
-    titles = ("Before", "as given" if before is not None or calibration.start is not None else "as recorded"), ("After", str(calibration))
+    summary, _, drift = str(calibration).partition("; ")
+    titles = ("Before", "as given" if before is not None or calibration.start is not None else "as recorded"), ("After" + f": {drift}" * bool(drift), summary)
     for i, (pose, title) in enumerate(zip((known if before is None else before, calibration.lidar_to_camera), titles)):
         ax = figure.add_subplot(2, 1, i + 1)
-        try:
-            points_on_image(recalibrated(frame, camera, pose), camera, ax=ax)
-        except ValueError:  # not a point in the image: that is what it looks like, too
+        moved = recalibrated(frame, camera, pose)
+        uv, depth = moved.project(camera)
+        if (visible(uv, depth, (height, width)) & (depth > 1)).any():
+            points_on_image(moved, camera, ax=ax)
+        else:  # not a point in the image: that is what it looks like, too
             ax.imshow(frame.cameras[camera].image)
             ax.set_axis_off()
         for text in list(ax.texts):  # the name of the frame, in the place of the note

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import xmodal
 
 # %% ../nbs/12_cli.ipynb #8706e6e4
-Data = Literal["kitti", "kitti-object", "street"]  # what `xmodal.data.datasets.open_dataset` knows
+Data = Literal["kitti", "kitti-object", "depth", "sweeps", "street"]  # what `xmodal.data.datasets.open_dataset` knows
 Name = Literal["ppkt", "slidr", "simipu", "depthcontrast", "pointcontrast", "nclr", "scalr"]  # of `xmodal.pretrain.METHODS`
 CACHE = Path("runs/superpixels")  # one for all data: superpixels are found by the content of the image
 
@@ -119,6 +119,8 @@ class Pretrain:
     root: Path | None = None  # folder of the recordings; of the street: where to keep it
     out: Path | None = None  # folder of the run; a stopped run goes on from there; None = runs/METHOD
     recipe: str = "small"  # small: minutes without a GPU; paper: as published, for GPUs; others: see `xmodal methods`
+    points: str | None = None  # another 3D network than the recipe's, with its own settings: minkunet14, minkunet18, minkunet34, spvcnn, voxelnet, waffleiron
+    image: str | None = None  # another image network: efficientnet_lite0, resnet50, resnet50_dilated, dino_vits8, dinov2_vitl14, ...
     image_weights: Path | None = None  # the image network's weights: a file (ResNet-50 of MoCo v2, DINO, ...) or a folder (ViT); published recipes with a frozen image network need them
     epochs: int | None = None  # passes over the data; None = the recipe's
     batch_size: int | None = None  # frames a step; None = the recipe's
@@ -160,10 +162,16 @@ class Pretrain:
             raise ValueError(f"--recipe {self.recipe}: {self.method} has {', '.join(known)}")
         recipe = known[self.recipe]()
         if self.lr is not None:
-            if not self.lr > 0:
+            if not 0 < self.lr < float("inf"):
                 raise ValueError(f"--lr {self.lr} cannot be; give a rate above 0")
             scale_rates(recipe.optimisation, self.lr / recipe.optimisation.lr)
         recipe.optimisation = replace(recipe.optimisation, **given(epochs=self.epochs, batch_size=self.batch_size))
+        for part, wanted in given(points=self.points, image=self.image).items():
+            if not hasattr(recipe, part) or not hasattr(recipe, "network"):
+                raise ValueError(f"{self.method} has networks of its own; leave --{part} out, or change its recipe in Python")
+            setattr(recipe, part, wanted)
+        if self.points:
+            recipe.network = {}
         if changes := given(method=self.superpixels, segments=self.segments):
             if not hasattr(recipe, "superpixels"):
                 raise ValueError(f"{self.method} uses no superpixels; leave --superpixels and --segments out")
@@ -265,21 +273,22 @@ class Explore:
     def run(self) -> None:
         import numpy as np
 
-        from xmodal.data.datasets import Subset, open_dataset, sound, split
-        from xmodal.pretrain import load_method, random_twin
+        from xmodal.data.datasets import Subset, sound
+        from xmodal.pretrain import load_method, random_twin, unseen
         from xmodal.superpixels import SuperpixelCache
         from xmodal.superpixels import Superpixels as Settings
         from xmodal.viz.tour import Tour, View, save_page
 
         at_least(self, 1, "frames", "points")
         checkpoint, card, source = trained(self.run_folder, self.data, self.root)
-        held = split(open_dataset(**source))[1]
+        held = unseen(checkpoint, card, source["name"], source.get("root"))[1]
         rows = np.unique(np.linspace(0, len(held) - 1, self.frames).round().astype(int))
         method, name = load_method(checkpoint)[0], card["method"]
         networks = {name: method} | ({"random": random_twin(method, name, card["seed"])} if self.twin else {})
         superpixels = SuperpixelCache(self.cache, getattr(method.recipe, "superpixels", Settings()))
         tour = Tour(sound(Subset(held, rows.tolist())), networks, superpixels, self.points)
-        page = save_page(self.html or self.run_folder / "explorer.html", tour, View(), list(range(len(tour.dataset))), f"{name} on {held.name}")
+        view = View(b="random") if self.twin else View()
+        page = save_page(self.html or self.run_folder / "explorer.html", tour, view, list(range(len(tour.dataset))), f"{name} on {held.name}")
         print(f"{page}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser, then click a pixel or a point")
 
 
@@ -298,44 +307,47 @@ class Calibrate:
         import numpy as np
 
         from xmodal.calibrate import calibrate, recorded, show_calibration
-        from xmodal.data.datasets import open_dataset, sound, split
+        from xmodal.data.datasets import sound
         from xmodal.experiments import write_json
-        from xmodal.pretrain import load_method
+        from xmodal.pretrain import load_method, unseen
 
         at_least(self, 1, "frames")
         at_least(self, 0, "camera")
         checkpoint, card, source = trained(self.run_folder, self.data, self.root)
         if card["method"] != "nclr":
             raise ValueError(f"{checkpoint} is of {card['method']}, which does not calibrate; train nclr")
-        held = sound(split(open_dataset(**source))[1])
+        held = sound(unseen(checkpoint, card, source["name"], source.get("root"))[1])
         rows = np.unique(np.linspace(0, len(held) - 1, self.frames or len(held)).round().astype(int)).tolist()
         start = recorded(held[rows[0]], self.camera) if self.drift else None
         found = calibrate(load_method(checkpoint)[0], held, self.camera, start, rows)
-        print(found)
         plain = {"camera": found.camera, "status": found.status, "frames": found.frames, "matches": found.matches, "agreeing": found.agreeing}
         if found.solved:
             show_calibration(found, held[rows[0]], self.camera).savefig(self.run_folder / "calibration.png")
             plain |= {"lidar_to_camera": found.lidar_to_camera.tolist(), "std": found.std.tolist(), "covariance": found.covariance.tolist()}
-        print(write_json(self.run_folder / "calibration.json", plain))
+        written = write_json(self.run_folder / "calibration.json", plain)
+        if not found.solved:
+            raise ValueError(str(found))
+        print(f"{found}\n{written}")
 
 
 @dataclass
 class Survey:
     "Train all methods on the same frames and compare them."
 
-    data: Data = "street"  # what to learn from; every fourth drive is held out
+    data: Data | None = None  # what to learn from, every fourth drive is held out; None = kitti if a root is given, else the street
     root: Path | None = None  # folder of the recordings; of the street: where to keep it
     out: Path = Path("runs/survey")  # folder; a stopped command goes on where it was
     methods: tuple[Name, ...] = get_args(Name)  # which of them
     seeds: int = 2  # runs with other random numbers, for mean and deviation
-    epochs: int = 8  # how often each method sees each frame
+    steps: int = 140  # optimiser steps of each, rounded to whole epochs
 
     def run(self) -> None:
         from xmodal.data.datasets import open_dataset, sound, split
         from xmodal.survey import survey
 
-        at_least(self, 1, "seeds", "epochs")
-        survey(*map(sound, split(open_dataset(self.data, self.root))), self.out, self.methods, self.seeds, self.epochs)
+        at_least(self, 1, "seeds", "steps")
+        data = self.data or ("kitti" if self.root else "street")
+        survey(*map(sound, split(open_dataset(data, self.root))), self.out, self.methods, self.seeds, self.steps)
 
 
 @dataclass

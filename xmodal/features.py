@@ -53,7 +53,7 @@ def extract(
     size: tuple[int, int] | None = None,  # height, width that the images are brought to; None = as they are
 ) -> Features:
     "Both encoders, in eval mode, on one whole frame; no pixels from a method without an image network."
-    view = view_of(frame, occlusion=False)
+    view = view_of(frame if sees_images(method) or method.reads_images else replace(frame, cameras=[]), occlusion=False)
     if size is not None:
         view = resize(view, size)
     was_training = method.training

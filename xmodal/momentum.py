@@ -46,6 +46,7 @@ class KeyQueue(nn.Module):
             raise ValueError(f"a queue of {size} keys holds nothing; give a size of at least 1")
         self.register_buffer("keys", F.normalize(torch.randn(size, channels), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))  # row of the oldest key: the next to be overwritten
+        self.shared = False  # do all processes hold the same keys?
 
     @torch.no_grad()
     def push(
@@ -56,6 +57,9 @@ class KeyQueue(nn.Module):
         size, channels = self.keys.shape
         if keys.ndim != 2 or keys.shape[1] != channels:
             raise ValueError(f"keys have shape {tuple(keys.shape)}, not (M, {channels})")
+        if not self.shared and dist.is_available() and dist.is_initialized():
+            dist.broadcast(self.keys, 0)
+            self.shared = True
         keys = of_all_processes(keys.detach().to(self.keys))
         rows = (self.position + torch.arange(len(keys), device=keys.device)) % size
         self.keys[rows[-size:]] = keys[-size:]

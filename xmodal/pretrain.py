@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'method_class', 'recipes', 'without_intensity', 'build', 'load_method', 'random_twin', 'ViewMaker',
-           'digest', 'pretrain']
+           'planner', 'digest', 'unseen', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #982572c3
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .data.datasets import Successors
+from .data.datasets import Subset, Successors, open_dataset, split
 from .frame import BadData, Frame
 from .superpixels import SuperpixelCache
 from .training.batches import Batches
@@ -63,6 +63,8 @@ def without_intensity(
     recipe.voxels = replace(recipe.voxels, intensity=False)
     if hasattr(recipe, "xyz"):
         recipe.xyz = True
+    if getattr(recipe, "inputs", "") == "intensity":
+        recipe.inputs = ""
     return recipe
 
 
@@ -87,9 +89,12 @@ def load_method(
         raise BadData(checkpoint, f"it is of the method {card.get('method')!r}", f"this version knows {', '.join(METHODS)}")
     try:
         recipe = method_class(card["method"])[1](**card["recipe"])
-    except TypeError as error:
-        raise BadData(checkpoint, f"its recipe is of another version ({error})", f"use xmodal {card['versions']['xmodal']}, which wrote it") from error
-    method = build(card["method"], recipe, pretrained=False)
+        method = build(card["method"], recipe, pretrained=False)
+    except BadData:  # a package is missing: it says so
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        version = card.get("versions", {}).get("xmodal", "that version")
+        raise BadData(checkpoint, f"its recipe is of another version ({type(error).__name__}: {error})", f"use xmodal {version}, which wrote it") from error
     weights = {key: value for key, value in tensors.items() if not key.startswith("optimizer.")}
     try:
         method.load_state_dict(weights)
@@ -124,11 +129,34 @@ class ViewMaker:
         return self.make_view(frame, rng, None if self.superpixels is None else self.superpixels.of(frame))
 
 
+def planner(
+    name: str,
+    recipe: Any,
+) -> nn.Module:
+    "A method whose networks have no memory: it makes views and batches, and travels lightly to the processes that do so."
+    with torch.device("meta"):
+        return method_class(name)[0].from_recipe(recipe, pretrained=False)
+
+
 def digest(
     dataset: Any,  # frames
 ) -> str:
     "A fingerprint of the ids of its frames."
     return hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()[:16]
+
+
+def unseen(
+    checkpoint: str | Path,  # named in the message
+    card: dict[str, Any],  # of the checkpoint
+    data: str,  # name of a dataset ...
+    root: str | Path | None,  # ... and its folder
+) -> tuple[Subset, Subset]:
+    "The frames of a recording to fit probes on, and those to measure on. Raises BadData if the method was trained on all of them."
+    frames, source = open_dataset(data, root), card["source"] or {}
+    same = data == source.get("name") and Path(root or ".").resolve() == Path(source.get("root") or ".").resolve()
+    if same and digest(frames) == card["data"]["digest"]:
+        raise BadData(checkpoint, "it was trained on all frames of this recording: none is left to measure on", "give another recording (data, root), or hold frames out of the training")
+    return split(frames)
 
 
 def pretrain(
@@ -153,7 +181,8 @@ def pretrain(
         superpixels.prepare(dataset)
     if getattr(recipe, "temporal", 0):
         dataset = Successors(dataset)
-    batches = Batches(dataset, ViewMaker(method, superpixels), method.collate, recipe.optimisation.batch_size, seed)
+    plan = planner(name, recipe)
+    batches = Batches(dataset, ViewMaker(plan, superpixels), plan.collate, recipe.optimisation.batch_size, seed)
     data = {"dataset": dataset.name, "frames": len(dataset), "digest": digest(dataset)}
     card = {"method": name, "recipe": asdict(recipe), "data": data, "source": source}
     if superpixels is not None:

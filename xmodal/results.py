@@ -33,7 +33,7 @@ def read_results(
     "The run's results.json. Raises BadData if there is none that can be read."
     path = Path(folder) / "results.json"
     if not path.is_file():
-        raise BadData(path, "there are no results", "give the folder of a run that has ended, or run it again")
+        raise BadData(path, "there are no results", "give the folder of a run that was measured (xmodal evaluate)")
     try:
         return json.loads(path.read_text())
     except ValueError as error:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['View', 'view_of', 'move_points', 'rotate_z', 'flip_points', 'select_points', 'drop_cuboid', 'Crop', 'random_crop',
-           'inside', 'crop_camera', 'resize', 'resized_crop', 'flip_images', 'shuffle_cameras', 'Augmentation',
-           'augment']
+           'inside', 'crop_camera', 'resize', 'resized_crop', 'mirror_image', 'flip_images', 'shuffle_cameras',
+           'Augmentation', 'augment']
 
 # %% ../nbs/05_views.ipynb #61f1945f
 from dataclasses import dataclass, field, replace
@@ -229,22 +229,25 @@ def resized_crop(
     return view
 
 
+def mirror_image(view: View, camera: int) -> View:
+    "From left to right: u -> W - 1 - u."
+    width = view.images[camera].shape[1]
+    uv = view.pairs.uv.copy()
+    mine = view.pairs.camera == camera
+    uv[mine, 0] = width - 1 - uv[mine, 0]
+    mirror = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1.0]])
+    flip = lambda items: _put(items, camera, np.ascontiguousarray(items[camera][:, ::-1]))
+    return replace(
+        view, images=flip(view.images), intrinsics=_put(view.intrinsics, camera, mirror @ view.intrinsics[camera]),
+        pairs=replace(view.pairs, uv=uv), superpixels=None if view.superpixels is None else flip(view.superpixels),
+    )
+
+
 def flip_images(view: View, rng: np.random.Generator) -> View:
-    "Mirror each image with probability 1/2: u -> W - 1 - u."
-    for i, image in enumerate(view.images):
-        if rng.random() >= 0.5:
-            continue
-        width = image.shape[1]
-        uv = view.pairs.uv.copy()
-        mine = view.pairs.camera == i
-        uv[mine, 0] = width - 1 - uv[mine, 0]
-        mirror = np.array([[-1, 0, width - 1], [0, 1, 0], [0, 0, 1.0]])
-        flip = lambda a: np.ascontiguousarray(a[:, ::-1])
-        view = replace(
-            view, images=_put(view.images, i, flip(image)), intrinsics=_put(view.intrinsics, i, mirror @ view.intrinsics[i]),
-            pairs=replace(view.pairs, uv=uv),
-            superpixels=None if view.superpixels is None else _put(view.superpixels, i, flip(view.superpixels[i])),
-        )
+    "Mirror each image with probability 1/2."
+    for i in range(len(view.images)):
+        if rng.random() < 0.5:
+            view = mirror_image(view, i)
     return view
 
 

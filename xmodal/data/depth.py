@@ -251,5 +251,7 @@ class Sweeps:
         "Raises IndexError beyond the last, BadData if the file cannot be used."
         points, intensity = read_sweep(self.files[i], self.columns)
         if intensity is not None:
+            if (found := float(intensity.max())) > self.brightest * 1.001:
+                raise BadData(self.files[i], f"intensities go up to {found:g}, full scale is {self.brightest:g}", "set brightest=255, or what full scale is")
             intensity = np.clip(intensity / np.float32(self.brightest), 0, 1)
         return Frame(self.ids[i], points, intensity, path=str(self.files[i]))

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..batch import collate
 from .metrics import class_iou, confusion_matrix, mean_iou
+from ..views import view_of
 
 # %% ../../nbs/evaluation/02_segmentation.ipynb #369dc433
 @dataclass
@@ -72,14 +74,11 @@ def backbone_features(
     head: bool = False,  # True: the unit features behind the head, in which the method compares
 ) -> torch.Tensor:  # (N, D) float32, one row for each raw point
     "What the probe reads: the 3D network's last features before its head, as in SLidR's protocol."
-    from xmodal.batch import collate
-    from xmodal.views import view_of
-
     was_training = method.training
     method.eval()
     try:
-        blind = replace(frame, cameras=[])  # a probe of points needs no images
-        batch = collate([view_of(blind)], method.recipe.voxels).to(next(method.parameters()).device)
+        seen = frame if method.reads_images else replace(frame, cameras=[])
+        batch = collate([view_of(seen)], method.recipe.voxels).to(next(method.parameters()).device)
         features = method.encode_points(batch) if head else method.backbone_points(batch)
     finally:
         method.train(was_training)

@@ -19,21 +19,8 @@ from safetensors.torch import save
 from torch import nn
 
 from ..files import write_whole
-from xmodal.interop.layouts import (
-    OURS,
-    RES16UNET,
-    SEGCONTRAST,
-    SPUNET,
-    TORCHSPARSE,
-    Entry,
-    UNetLayout,
-    mmdet3d_name,
-    openpcdet_name,
-    spvcnn_entries,
-    unet_entries,
-    voxel_entries,
-    widen_kernel,
-)
+from .layouts import OURS, RES16UNET, SEGCONTRAST, SPUNET, TORCHSPARSE, Entry, UNetLayout
+from .layouts import mmdet3d_name, openpcdet_name, spvcnn_entries, unet_entries, voxel_entries, widen_kernel
 from .published import unet_settings
 from ..models.heads import PixelHead
 from ..models.image import ResNet50
@@ -151,6 +138,8 @@ def describe(
     network: nn.Module,  # MinkUNet, SPVCNN, VoxelNet or ResNet50
 ) -> dict[str, Any]:  # of its constructor
     "The settings of a network, read off it. Raises TypeError for another one."
+    if not isinstance(network, (MinkUNet, SPVCNN, VoxelNet, ResNet50)):
+        raise TypeError(f"a {type(network).__name__} is not described by itself; write its method")
     norm = next(m for m in network.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)))
     if isinstance(network, MinkUNet):
         return unet_settings(network.state_dict(), OURS) | {"bn_momentum": norm.momentum, "bn_eps": norm.eps}
@@ -162,10 +151,8 @@ def describe(
     if isinstance(network, VoxelNet):
         names = ("in_channels", "out_channels", "voxel_size", "max_points")
         return {name: getattr(network, name) for name in names} | {"grid": asdict(network.grid), "flat": isinstance(network.flat, nn.Sequential)}
-    if isinstance(network, ResNet50):
-        blocks = tuple(len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4))
-        return {"dilated": network.stride == 4, "blocks": blocks, "width": network.conv1.out_channels}
-    raise TypeError(f"a {type(network).__name__} is not described by itself; write its method")
+    blocks = tuple(len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4))
+    return {"dilated": network.stride == 4, "blocks": blocks, "width": network.conv1.out_channels}
 
 
 def to_hub(

@@ -4,16 +4,20 @@
 
 # %% auto #0
 __all__ = ['STAND_INS', 'OF_THE_TRAINING', 'WIDTHS', 'BLOCKS', 'SIGNS', 'COPIES', 'RECIPES', 'NETWORKS', 'Inert', 'joined',
-           'read_tensors', 'Unfitting', 'some', 'fill', 'unet_settings', 'SevenBlocks', 'make_unet', 'make_voxelnet',
-           'OnVoxels', 'make_pointnet2', 'make_resnet', 'find_networks', 'PublishedRecipe', 'Published', 'name_system',
-           'make_points', 'make_image', 'width', 'make_recipe', 'load_published', 'rebuild', 'load_hub', 'load_own']
+           'named_tensors', 'read_tensors', 'number', 'edges', 'dataset_part', 'told_voxels', 'told_grid', 'Unfitting',
+           'some', 'fill', 'unet_settings', 'SevenBlocks', 'make_unet', 'make_voxelnet', 'OnVoxels', 'make_pointnet2',
+           'make_resnet', 'find_networks', 'PublishedRecipe', 'Published', 'name_system', 'unet_name', 'make_points',
+           'make_image', 'head_channels', 'make_recipe', 'the_only', 'load_published', 'centres', 'batch_of',
+           'MethodOnVoxels', 'MethodOnImages', 'networks_of', 'tuples', 'rebuild', 'bare_recipe', 'load_hub',
+           'load_own']
 
 # %% ../../nbs/interop/01_published.ipynb #9b28befe
 import json
+import math
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,25 +27,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from ..batch import Voxels
+from ..batch import Batch, Voxels
+from ..features import sees_images
 from ..frame import BadData
-from xmodal.interop.layouts import (
-    RES16UNET,
-    SEGCONTRAST,
-    SPUNET,
-    TORCHSPARSE,
-    Entry,
-    UNetLayout,
-    from_spconv,
-    pointnet2_entries,
-    spvcnn_entries,
-    to_spconv,
-    unet_entries,
-    voxel_entries,
-)
-from ..methods.depthcontrast import DepthContrastRecipe
-from ..methods.nclr import NCLRRecipe
+from .layouts import RES16UNET, SEGCONTRAST, SPUNET, TORCHSPARSE, Entry, UNetLayout
+from .layouts import from_spconv, pointnet2_entries, spvcnn_entries, to_spconv, unet_entries, voxel_entries
+from ..matching import Pairs
+from ..methods.depthcontrast import DepthContrast, DepthContrastRecipe
+from ..methods.nclr import NCLR, NCLRRecipe
+from ..methods.parts import Method
 from ..methods.ppkt import PPKTRecipe
+from ..methods.simipu import SimIPU
 from ..methods.slidr import SLidRRecipe
 from ..models.grouping import interpolate, three_nearest
 from ..models.heads import PixelHead
@@ -51,7 +47,7 @@ from ..models.pointnet2 import PointNet2, PointNet2MSG, PointNet2SSG
 from ..models.spvcnn import SPVCNN
 from ..models.voxelnet import Grid, VoxelNet
 from ..pretrain import build, load_method, method_class
-from ..sparse import SparseTensor
+from ..sparse import SparseTensor, SubmanifoldConv3d
 from ..sparse.maps import finest_level, pack
 
 # %% ../../nbs/interop/01_published.ipynb #864c7852
@@ -80,6 +76,15 @@ STAND_INS = [
 OF_THE_TRAINING = ("optim", "scheduler", "lr_sched", "scaler", "callbacks", "loops")  # parts of a checkpoint, not of the networks
 
 
+def named_tensors(part: Mapping, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    "The tensors at any depth, by their full name."
+    for key, value in part.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping) and not str(key).startswith(OF_THE_TRAINING):
+            yield from named_tensors(value, f"{prefix}{key}.")
+
+
 def read_tensors(
     path: str | Path,
 ) -> tuple[dict[str, torch.Tensor], dict]:  # tensors by their full name ("state_dict.encoder.conv1.weight"), the settings kept with them
@@ -87,22 +92,86 @@ def read_tensors(
     try:
         with torch.serialization.safe_globals(STAND_INS):
             content = read_checkpoint(path)
+        tensors = dict(named_tensors(content))  # endless in a dict that contains itself
     except BadData:
         raise
     except Exception as error:  # a damaged file can fail in any instruction of the unpickler
         raise BadData(path, f"it is not a whole file of tensors ({type(error).__name__}: {error})", "download it again") from error
-    tensors: dict[str, torch.Tensor] = {}
-
-    def collect(part: Mapping, prefix: str) -> None:
-        for key, value in part.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{prefix}{key}"] = value
-            elif isinstance(value, Mapping) and not str(key).startswith(OF_THE_TRAINING):
-                collect(value, f"{prefix}{key}.")
-
-    collect(content, "")
     config = next((content[key] for key in ("config", "hyper_parameters", "args", "cfg") if key in content), {})
     return tensors, dict(config if isinstance(config, Mapping) else getattr(config, "__dict__", {}))
+
+# %% ../../nbs/interop/01_published.ipynb #2de01621
+def number(
+    config: Mapping,
+    key: str,
+    default: float,  # where the file does not tell
+    path: str | Path,  # named in the message
+) -> float:
+    "A setting above 0. Raises BadData for anything else."
+    said = config.get(key, default)
+    try:
+        value = float(default if isinstance(said, Inert) else said)
+    except (TypeError, ValueError):
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise BadData(path, f"its settings say {key} = {said!r}, which is no number above 0", "correct it in the file")
+    return value
+
+
+def edges(
+    config: Mapping,
+    key: str,
+    path: str | Path,
+) -> tuple[float, ...]:  # x, y, z in metres; empty where the file does not tell
+    "The edges of a voxel, given as one number or as three."
+    value = config.get(key, Inert())
+    if isinstance(value, Inert):
+        return ()
+    if not isinstance(value, (list, tuple)):
+        return (number(config, key, 0, path),) * 3
+    if len(value) != 3:
+        raise BadData(path, f"its settings say {key} = {value!r}, which is neither one edge nor three", "correct it in the file")
+    return tuple(number({key: edge}, key, 0, path) for edge in value)
+
+
+def dataset_part(config: Mapping) -> Mapping:
+    "What OpenPCDet's and NCLR's settings keep apart; where DATASET is but a name it tells nothing."
+    part = config.get("DATASET")
+    return part if isinstance(part, Mapping) else {}
+
+
+def told_voxels(
+    config: Mapping,
+    path: str | Path,
+) -> Voxels | None:  # None: not told
+    "Raises BadData if they are no cubes."
+    size = edges(config, "voxel_size", path) or edges(dataset_part(config), "VOXEL_SIZE", path)
+    if not size:
+        return None
+    if len(set(size)) > 1:
+        raise BadData(path, f"its settings tell of voxels of {size} m, and its network works on cubes", "correct it in the file")
+    return Voxels(size[0], bool(config.get("cylindrical_coordinates", False)))
+
+
+def told_grid(
+    config: Mapping,
+    flat: bool,  # NCLR's, else SLidR's
+    path: str | Path,
+) -> Grid:  # of a VoxelNet
+    "Raises BadData if the file must tell and does not, or if it is not a whole number of voxels."
+    data, size = dataset_part(config), edges(config, "voxel_size", path)
+    mend = "give it: load_published(path, grid=Grid(...))"
+    try:
+        if not flat:  # one number is the edge of the voxels that it is called on, three are those of its grid
+            return Grid(size) if len(set(size)) > 1 else Grid()
+        if "POINT_CLOUD_RANGE" not in data or "VOXEL_SIZE" not in data:
+            raise BadData(path, "it does not tell the grid of its VoxelNet", mend)
+        x, y, z, far_x, far_y, far_z = map(float, data["POINT_CLOUD_RANGE"])
+        return Grid(edges(data, "VOXEL_SIZE", path), (x, y, z), (far_x, far_y, far_z), extra_z=1)
+    except BadData:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadData(path, f"its settings give no grid for its VoxelNet ({error})", mend) from error
 
 # %% ../../nbs/interop/01_published.ipynb #dca04fd8
 class Unfitting(BadData):
@@ -194,7 +263,7 @@ class SevenBlocks(nn.Module):
 
     def __init__(self, unet: MinkUNet, channels: int):
         super().__init__()
-        self.unet, self.channels = unet, channels
+        self.unet, self.in_channels, self.channels = unet, unet.in_channels, channels
 
     def forward(
         self,
@@ -221,7 +290,8 @@ def make_unet(
         network = SPVCNN(settings["in_channels"], settings["out_channels"], planes, settings["blocks"])
         entries = spvcnn_entries(list(network.state_dict()), settings["blocks"])
         return fill(network, entries, tensors, path, prefix, "SPVCNN of torchsparse"), {"planes": planes, "blocks": settings["blocks"]}
-    network = MinkUNet(**settings, **bn)
+    settings |= bn
+    network = MinkUNet(**settings)
     seven = layout is RES16UNET and not any(name.startswith(("convtr7p2s2.", "bntr7.", "block8.", "final.")) for name in tensors)
     if seven:
         network.up, network.decode = network.up[:3], network.decode[:3]
@@ -272,7 +342,8 @@ class OnVoxels(nn.Module):
         voxel_size: float = 0.05,  # metres
     ):
         super().__init__()
-        self.network, self.voxel_size, self.channels = network, voxel_size, network.channels
+        self.network, self.voxel_size = network, voxel_size
+        self.in_channels, self.channels = network.in_channels, network.channels
 
     def forward(
         self,
@@ -350,11 +421,12 @@ def find_networks(
 # %% ../../nbs/interop/01_published.ipynb #70f72549
 @dataclass
 class PublishedRecipe:
-    "What a file tells of a system that is no method here."
+    "What a file tells of a system that is no method here, or of networks that its method would make otherwise. They are made with (in_channels, channels, **network)."
 
-    points: str = ""  # "minkunet34", "minkunet18", "minkunet14", "spvcnn", "voxelnet", or "" without a 3D network
+    points: str = ""  # "minkunet34", "minkunet18", "minkunet14", "spvcnn", "voxelnet", ..., or "" without a 3D network
     network: dict[str, Any] = field(default_factory=dict)  # settings of the 3D network
-    channels: int = 0  # of its features
+    in_channels: int = 1
+    channels: int = 0  # of its head; 0: it has none
     voxels: Voxels | None = None  # None: not told
 
 
@@ -362,10 +434,10 @@ class PublishedRecipe:
 class Published:
     "The networks of a published file."
 
-    system: str  # "slidr", "ppkt", "nclr", "also", "bevcontrast", "segcontrast", "depthcontrast", or the name of the layout
-    points: nn.Module | None  # called on a SparseTensor, gives (V, C) row by row, not of unit length; in evaluation mode
-    image: nn.Module | None  # a PixelHead where the file has a head to the shared space, else the bare encoder; frozen
-    recipe: Any  # the method's, as far as the file tells (what it does not is the default); a PublishedRecipe where there is no such method
+    system: str  # "slidr", "ppkt", "nclr", "also", "bevcontrast", "segcontrast", "depthcontrast", the name of the layout; of our own files the method
+    points: nn.Module | None  # called on a SparseTensor, gives (V, C) row by row, of any length; in evaluation mode
+    image: nn.Module | None  # a PixelHead, or what is called like one, where the file has a head to the shared space, else the bare encoder; in evaluation mode
+    recipe: Any  # the method's, as far as the file tells (what it does not is the default); a PublishedRecipe where no method has such networks
     left_out: list[str]  # tensors of the file that belong to neither: queues, copies, heads of the pre-training
 
 # %% ../../nbs/interop/01_published.ipynb #20e65f94
@@ -392,6 +464,11 @@ def name_system(
     return kind
 
 
+def unet_name(settings: dict[str, Any]) -> str:
+    "By the depth that is nearest."
+    return {(2,) * 8: "minkunet18", (1,) * 8: "minkunet14"}.get(tuple(settings["blocks"]), "minkunet34")
+
+
 def make_points(
     tensors: dict[str, torch.Tensor],  # by full name
     kind: str,
@@ -399,32 +476,26 @@ def make_points(
     path: str | Path,
     config: dict,
     grid: Grid | None,
-) -> tuple[nn.Module, str, dict[str, Any], str]:  # the network; the name and settings for a recipe; the prefix that it has taken
+) -> tuple[nn.Module, str, dict[str, Any], list[str]]:  # the network; the name and settings for a recipe; the tensors that it has taken
     "The 3D network of a file."
     root = prefix.removesuffix("backbone_3d.") if kind == "voxelnet" else prefix
     mine = {name.removeprefix(root): tensor for name, tensor in tensors.items() if name.startswith(root)}
+    used = [root + name for name in mine]
     if kind in ("votenet", "msg"):
         network, settings = make_pointnet2(mine, kind == "votenet", path, root)
-        return network, "pointnet2_ssg" if kind == "votenet" else "pointnet2_msg", settings, root
+        return network, "pointnet2_ssg" if kind == "votenet" else "pointnet2_msg", settings, used
     if kind == "voxelnet":
-        data = config.get("DATASET", {})
-        if grid is None and root != prefix:
-            if "POINT_CLOUD_RANGE" not in data or "VOXEL_SIZE" not in data:
-                raise BadData(path, "it does not tell the grid of its VoxelNet", "give it: load_published(path, grid=Grid(...))")
-            low, high, size = data["POINT_CLOUD_RANGE"][:3], data["POINT_CLOUD_RANGE"][3:], data["VOXEL_SIZE"]
-            grid = Grid(tuple(size) if isinstance(size, (list, tuple)) else (size,) * 3, tuple(low), tuple(high), extra_z=1)
-        size = float(config.get("voxel_size", 0.1))
-        network = make_voxelnet(mine, path, root, grid or Grid(), size)
-        return network, "voxelnet", {"grid": network.grid, "flat": root != prefix, "voxel_size": size}, root
+        flat, size = root != prefix, edges(config, "voxel_size", path)
+        size = size[0] if len(set(size)) == 1 else 0.1
+        network = make_voxelnet(mine, path, root, grid or told_grid(config, flat, path), size)
+        return network, "voxelnet", {"grid": network.grid, "flat": flat, "voxel_size": size}, used
     theirs = SEGCONTRAST if "stem.1.bn.weight" in mine or "stage1.0.net.1.bn.weight" in mine else TORCHSPARSE
     layout = {"res16unet": RES16UNET, "stages": theirs, "spunet": SPUNET}[kind]
-    bn = {"res16unet": {"bn_momentum": config.get("bn_momentum", 0.05)}, "stages": {"bn_momentum": 0.1}}
-    network, settings = make_unet(mine, layout, path, root, **bn.get(kind, {"bn_momentum": 0.01, "bn_eps": 1e-3}))
+    bn = {"stages": {"bn_momentum": 0.1}, "spunet": {"bn_momentum": 0.01, "bn_eps": 1e-3}}
+    network, settings = make_unet(mine, layout, path, root, **bn.get(kind, {"bn_momentum": number(config, "bn_momentum", 0.05, path)}))
     if isinstance(network, SPVCNN):
-        return network, "spvcnn", settings, root
-    names = {BLOCKS: "minkunet34", (2,) * 8: "minkunet18", (1,) * 8: "minkunet14"}
-    settings = {key: settings[key] for key in ("planes", "blocks", "stem", "stem_kernel", "stem_convs", "wide_down")} | bn.get(kind, {})
-    return network, names.get(settings["blocks"], "minkunet34"), settings, root
+        return network, "spvcnn", settings, used
+    return network, unet_name(settings), {key: value for key, value in settings.items() if key not in ("in_channels", "out_channels")}, used
 
 
 def make_image(
@@ -432,105 +503,229 @@ def make_image(
     prefix: str,
     path: str | Path,
     dilated: bool,
-) -> tuple[nn.Module, str]:  # the frozen network; the prefix that it has taken
+) -> tuple[nn.Module, list[str]]:  # the frozen network; the tensors that it has taken
     "The image network of a file."
     mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    encoder = make_resnet({name: t for name, t in mine.items() if not name.startswith(HEADS)}, path, prefix, dilated)
+    mine = {name: tensor for name, tensor in mine.items() if not name.startswith(HEADS)}
+    encoder, used = make_resnet(mine, path, prefix, dilated).freeze(), [prefix + name for name in mine]
     root = prefix.removesuffix("encoder.")
     weight = tensors.get(f"{root}decoder.0.weight")
     if root == prefix or weight is None:
-        return encoder.freeze(), prefix
+        return encoder, used
     head = PixelHead(encoder, len(weight))
     beside = {name.removeprefix(root): t for name, t in tensors.items() if name.startswith(root) and not name.startswith(prefix)}
     fill(head.project, {"weight": Entry("decoder.0.weight"), "bias": Entry("decoder.0.bias")}, beside, path, root, "1 x 1 convolution to the shared space")
-    encoder.freeze()
-    return head.eval(), root
+    return head.eval(), used + [root + name for name in beside]
 
 # %% ../../nbs/interop/01_published.ipynb #1faa3f22
-def width(network: nn.Module | None) -> int:
-    "How many channels its features have."
-    return getattr(network, "out_channels", 0) or getattr(network, "channels", 0)
-
-
 RECIPES = {"slidr": SLidRRecipe, "ppkt": PPKTRecipe, "nclr": NCLRRecipe}
+
+
+def head_channels(network: nn.Module) -> int:
+    "0: it has no head."
+    headed = isinstance(network, VoxelNet) or isinstance(getattr(network, "head", None), SubmanifoldConv3d)
+    return network.out_channels if headed else 0
 
 
 def make_recipe(
     system: str,
-    points: str,
-    network: dict[str, Any],
-    channels: int,
+    network: nn.Module | None,  # on voxels
+    name: str,  # of it, in recipes
+    settings: dict[str, Any],  # of it
     config: dict,
+    path: str | Path,
 ) -> Any:
     "The settings, as far as the file tells."
-    voxels = None
-    if "voxel_size" in config:
-        voxels = Voxels(float(config["voxel_size"]), bool(config.get("cylindrical_coordinates", False)))
-    elif "VOXEL_SIZE" in config.get("DATASET", {}) and points != "voxelnet":
-        voxels = Voxels(float(config["DATASET"]["VOXEL_SIZE"]))
-    if system == "depthcontrast":
-        mine = ("points",) if points.startswith("pointnet2") else ("voxels",)
-        names = {"points": points, "points_network": network} if mine == ("points",) else {"voxels_encoder": points, "voxels_network": network}
-        return DepthContrastRecipe(formats=mine, **names)
-    if system not in RECIPES:
-        return PublishedRecipe(points, network, channels, voxels)
-    recipe = RECIPES[system](points=points, network=network, channels=channels)
-    recipe.temperature = config.get("NCE_temperature", recipe.temperature)
+    voxels = None if name == "voxelnet" and len(set(edges(config, "voxel_size", path))) > 1 else told_voxels(config, path)
+    if network is None:
+        return PublishedRecipe(voxels=voxels)
+    inputs, channels = {0: "", 1: "intensity", 3: "colour"}.get(network.in_channels), head_channels(network)
+    if isinstance(network, OnVoxels) and inputs is not None:
+        return DepthContrastRecipe(formats=("points",), points=name, points_network=settings, inputs=inputs, voxels=voxels or Voxels())
+    if isinstance(network, SevenBlocks) and inputs is not None:
+        return DepthContrastRecipe(formats=("voxels",), voxels_encoder=name, voxels_network=settings, inputs=inputs, voxels=voxels or Voxels())
+    if system not in RECIPES or network.in_channels != 1 or not channels:
+        return PublishedRecipe(name, settings, network.in_channels, channels, voxels)
+    recipe = RECIPES[system](points=name, network=settings, channels=channels)
+    recipe.temperature = number(config, "NCE_temperature", recipe.temperature, path)
     recipe.voxels = voxels or recipe.voxels
     return recipe
+
+# %% ../../nbs/interop/01_published.ipynb #37d835f7
+def the_only(
+    found: list[tuple[str, str]],  # kind, prefix
+    prefix: str | None,  # that was asked for
+    path: str | Path,
+) -> tuple[str, str] | None:  # None: there is none that is wanted
+    "Of several networks that of the prefix. Raises BadData if still several are left."
+    if len(found) > 1 and prefix is not None:
+        found = [place for place in found if place[1].startswith(prefix)]
+    if len(found) > 1:
+        raise BadData(path, f"it holds several networks: {some([repr(place[1]) for place in found])}", "choose one with prefix=...")
+    return found[0] if found else None
 
 
 def load_published(
     path: str | Path,  # a file, or the folder of a hub
     system: str | None = None,  # "slidr" or "ppkt", where a file of theirs does not tell
-    prefix: str | None = None,  # of the names of the network that is wanted, where a file holds several
+    prefix: str | None = None,  # of the names of the network that is wanted, where a file holds several of a kind
     grid: Grid | None = None,  # of a VoxelNet, where the file does not tell
 ) -> Published:
     "Read the weights of a published system. Raises BadData for a file that cannot be read, Unfitting for one that fits nothing known."
+    if system not in (None, "slidr", "ppkt"):
+        raise ValueError(f"system = {system!r}: give 'slidr' or 'ppkt', or leave it out: all others are recognised")
     if (own := load_own(Path(path))) is not None:
         return own
     tensors, config = read_tensors(path)
-    networks = [place for place in find_networks(tensors) if prefix is None or place[1].startswith(prefix)]
-    clouds, images = [place for place in networks if place[0] != "resnet"], [place[1] for place in networks if place[0] == "resnet"]
+    networks = find_networks(tensors)
     if not networks:
         looked = sorted({sign for signs in SIGNS.values() for sign in signs})
         cause = f"it is of no system known here: missing: any two of {some(looked)}; unexpected: {some(list(tensors)) or 'no tensor at all'}"
         raise Unfitting(path, cause, "see the list in xmodal.interop.published", looked, list(tensors))
-    for found in (clouds, images):
-        if len(found) > 1:
-            raise BadData(path, f"it holds several networks: {some([repr(p if isinstance(p, str) else p[1]) for p in found])}", "choose one with prefix=...")
+    if prefix is not None and not any(place[1].startswith(prefix) for place in networks):
+        raise BadData(path, f"no network in it begins with {prefix!r}", f"there is {some([repr(place[1]) for place in networks])}")
+    images = [place for place in networks if place[0] == "resnet"]
+    cloud, picture = the_only([place for place in networks if place not in images], prefix, path), the_only(images, prefix, path)
     points = image = None
-    name, settings, taken = "", {}, []
-    if clouds:
-        system = system or name_system(tensors, config, *clouds[0])
-        points, name, settings, root = make_points(tensors, *clouds[0], path, config, grid)
-        taken.append(root)
+    name, settings, used, drawn = "", {}, [], []
+    if cloud:
+        system = system or name_system(tensors, config, *cloud)
+        points, name, settings, used = make_points(tensors, *cloud, path, config, grid)
     if not images and any("model_images." in name for name in tensors):
         warnings.warn(f"{path}: its image network is no ResNet and stays out; only the 3D network is read")
-    if images:
-        image, root = make_image(tensors, images[0], path, dilated=system == "slidr")
-        taken.append(root)
-    left_out = [name for name in tensors if not name.startswith(tuple(taken))]
-    return Published(system or "resnet", points, image, make_recipe(system, name, settings, width(points), config), left_out)
+    if picture:
+        image, drawn = make_image(tensors, picture[1], path, dilated=system == "slidr")
+    taken, system = {*used, *drawn}, system if cloud else "resnet"
+    return Published(system, points, image, make_recipe(system, points, name, settings, config, path), [name for name in tensors if name not in taken])
 
 # %% ../../nbs/interop/01_published.ipynb #4fdc52bb
+def centres(
+    coords: torch.Tensor,  # (V, 4) int [batch, x, y, z]
+    voxels: Voxels,
+) -> torch.Tensor:  # (V, 3) metres
+    "Of voxels, cylindrical ones too."
+    places = coords[:, 1:].float() + 0.5
+    if not voxels.cylindrical:
+        return places * voxels.size
+    angle, rho = places[:, 1] * (2 * math.pi / round(360 / voxels.degrees)), places[:, 0] * voxels.size
+    return torch.stack([rho * angle.cos(), rho * angle.sin(), places[:, 2] * voxels.size], 1)
+
+
+def batch_of(
+    x: SparseTensor,  # (V, C), the samples one after the other
+    voxels: Voxels,
+) -> Batch:  # of as many points as voxels; three channels become the colours of a picture with one row
+    "Voxels as a method takes them."
+    _, sample, counts = x.coords[:, 0].unique(return_inverse=True, return_counts=True)
+    rows, colour = torch.arange(len(sample), device=sample.device), x.feats.shape[1] == 3
+    seen = rows if colour else rows[:0]
+    return Batch(
+        coords=torch.cat([sample[:, None].to(x.coords), x.coords[:, 1:]], 1),
+        inverse=rows,
+        retained=rows,
+        points=centres(x.coords, voxels),
+        intensity=x.feats[:, 0] if x.feats.shape[1] == 1 else torch.ones_like(x.coords[:, 0], dtype=x.feats.dtype),
+        offsets=nn.functional.pad(counts.cumsum(0), (1, 0)),
+        images=x.feats.T[None, :, None] if colour else x.feats.new_zeros(0, 3, 1, 1),
+        image_view=sample[: int(colour)],
+        pairs=Pairs(seen, torch.zeros_like(seen), torch.stack([seen, torch.zeros_like(seen)], 1).double()),
+        superpixels=None,
+        semantic=None,
+        frame_ids=[""] * len(counts),
+    )
+
+
+class MethodOnVoxels(nn.Module):
+    "A method that looks at points, called on a SparseTensor: its points are the centres of the voxels."
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = method
+
+    def forward(
+        self,
+        x: SparseTensor,  # (V, 1) intensities, or (V, 3) colours, normalised as `batch.normalise` does, for a DepthContrast that wants them
+    ) -> torch.Tensor:  # (V, D) unit length, row by row
+        order = x.coords[:, 0].argsort(stable=True)
+        features = self.method.encode_points(batch_of(SparseTensor(x.feats[order], x.coords[order]), self.method.recipe.voxels))
+        return features[order.argsort()]
+
+
+class MethodOnImages(nn.Module):
+    "The image network of a method with all that follows it, called like a PixelHead."
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.method = method
+
+    def forward(
+        self,
+        images: torch.Tensor,  # (C, 3, H, W) ImageNet-normalised
+        size: tuple[int, int] | None = None,  # of the output; None = (H, W)
+    ) -> torch.Tensor:  # (C, D, *size) float32, unit length
+        return self.method.encode_images(images, size)
+
+
+def networks_of(
+    method: Method,  # in evaluation mode
+    name: str,
+) -> Published:
+    "Both networks of a method, into the space that they share."
+    voxels = method.recipe.voxels
+    of_points = hasattr(getattr(method, "points", None), "voxel_size")  # VoxelNet, WaffleIron: they take the voxels for cubes of this size
+    if isinstance(method, (SimIPU, DepthContrast)) or (of_points and voxels.cylindrical):
+        points = MethodOnVoxels(method)
+    else:
+        points = method.points
+        if of_points:
+            points.voxel_size = voxels.size
+        if isinstance(method, NCLR):
+            points = nn.Sequential(points, method.lta.points)
+    image = None
+    if sees_images(method):
+        image = MethodOnImages(method) if isinstance(method, (SimIPU, NCLR)) else method.image
+    return Published(name, points.eval(), image, method.recipe, [])
+
+# %% ../../nbs/interop/01_published.ipynb #6820b36d
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"MinkUNet": MinkUNet, "SPVCNN": SPVCNN, "VoxelNet": VoxelNet, "ResNet50": ResNet50}
 
 
+def tuples(part: dict) -> dict:
+    "JSON knows lists only."
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in part.items()}
+
+
 def rebuild(
-    card: dict,  # config.json of `exports.to_hub`
+    card: Any,  # of config.json, as `exports.to_hub` wrote it
     path: Path,  # named in the message
 ) -> nn.Module:
-    "The network or method that a card describes, with random weights."
-    if "method" in card:
-        return build(card["method"], method_class(card["method"])[1](**card["recipe"]), pretrained=False)
-    if card.get("network") not in NETWORKS:
-        raise BadData(path, f"its config.json names no network of ours ({some(sorted(card))})", "give a folder that to_hub wrote")
-    tuples = lambda part: {key: tuple(value) if isinstance(value, list) else value for key, value in part.items()}
-    settings = tuples(card["settings"])
-    if "grid" in settings:
-        settings["grid"] = Grid(**tuples(settings["grid"]))
-    return NETWORKS[card["network"]](**settings)
+    "The network or method that a card describes, with random weights. Raises BadData for any other card."
+    mend = "give a folder that to_hub wrote"
+    if not isinstance(card, dict) or not ("method" in card or str(card.get("network")) in NETWORKS):
+        raise BadData(path, f"it names no network of ours ({some(sorted(map(str, card))) if isinstance(card, dict) else card!r:.60})", mend)
+    try:
+        if "method" in card:
+            return build(card["method"], method_class(card["method"])[1](**card["recipe"]), pretrained=False)
+        settings = tuples(card["settings"])
+        if "grid" in settings:
+            settings["grid"] = Grid(**tuples(settings["grid"]))
+        return NETWORKS[card["network"]](**settings)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, BadData):  # a package is missing: it says so
+            raise
+        raise BadData(path, f"it does not describe a network of this version ({type(error).__name__}: {error})", mend) from error
+
+
+def bare_recipe(
+    network: nn.Module,  # one of NETWORKS
+    settings: dict[str, Any],  # of its constructor
+) -> PublishedRecipe:
+    "Of a network that belongs to no method."
+    if isinstance(network, ResNet50):
+        return PublishedRecipe()
+    name = unet_name(settings) if isinstance(network, MinkUNet) else type(network).__name__.lower()
+    own = {key: value for key, value in settings.items() if key not in ("in_channels", "out_channels")}
+    return PublishedRecipe(name, own, network.in_channels, head_channels(network))
 
 
 def load_hub(
@@ -540,15 +735,14 @@ def load_hub(
     try:
         card = json.loads((folder / "config.json").read_text())
         tensors = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise BadData(folder, f"it is no folder of a hub ({error})", "it must hold model.safetensors and config.json") from error
-    network = rebuild(card, folder)
+    network = rebuild(card, folder / "config.json")
     fill(network, {name: Entry(name) for name in network.state_dict()}, tensors, folder, "", type(network).__name__)
     if "method" in card:
-        return Published(card["method"], network.points, getattr(network, "image", None), network.recipe, [])
+        return networks_of(network, card["method"])
     image = isinstance(network, ResNet50)
-    recipe = PublishedRecipe(card["network"].lower(), card["settings"], width(network))
-    return Published("xmodal", None if image else network, network if image else None, recipe, [])
+    return Published("xmodal", None if image else network, network.freeze() if image else None, bare_recipe(network, tuples(card["settings"])), [])
 
 
 def load_own(path: Path) -> Published | None:
@@ -563,4 +757,4 @@ def load_own(path: Path) -> Published | None:
     if not ours:
         return None
     method, card = load_method(path)
-    return Published(card["method"], method.points, getattr(method, "image", None), method.recipe, [])
+    return networks_of(method, card["method"])

@@ -90,13 +90,14 @@ class DepthContrastRecipe:
 
     @classmethod
     def small(cls) -> "DepthContrastRecipe":
-        "For a laptop without a GPU: both formats, few points, a queue shorter than the data set is large. Fewer clouds a batch are told apart by their batch."
+        "For a laptop without a GPU: voxels alone (points cost several times as much), mild views, few points, a queue shorter than the data set is large."
         return cls(
-            points_network={"points": (256, 128, 64, 16)},
+            formats=("voxels",),
             voxels_network={"voxel": (0.2, 0.2, 0.3)},
-            queue=32,
-            augmentation=SweepAugmentation(crop=(0.7, 1.0), least=2000, points=1024, far=1000.0),
-            optimisation=Optimisation("adamw", lr=3e-3, weight_decay=1e-2, epochs=20, batch_size=8, per_epoch=False, warmup=0.05),
+            temperature=0.05,
+            queue=16,
+            augmentation=SweepAugmentation(crop=(0.8, 1.2), turn=0.3, least=2000, points=1024, far=1000.0),
+            optimisation=Optimisation("adamw", lr=3e-3, weight_decay=1e-2, epochs=20, batch_size=8, per_epoch=False, warmup=0.1),
         )
 
 # %% ../../nbs/methods/04_depthcontrast.ipynb #18bfb709
@@ -319,11 +320,18 @@ class DepthContrast(Method):
 
     def begin_step(self, done: float) -> None:
         momentum_update(self.slow, self.branches, self.recipe.momentum)
+        for keys in self.waiting.values():  # of a step that was never ended
+            keys.clear()
 
     def end_step(self) -> None:
         for name, keys in self.waiting.items():
-            self.queues[name].push(torch.cat(keys))
+            queue = self.queues[name]
+            queue.push(torch.cat([queue.keys[:0], *keys]))  # none, too: the other processes wait for this one
             keys.clear()
+
+    @property
+    def reads_images(self) -> bool:
+        return self.recipe.inputs == "colour"
 
     def encode_points(self, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:
         return F.normalize(self.branches[self.recipe.probe].encoder.at_points(batch, rows).float(), dim=1)

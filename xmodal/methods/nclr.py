@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Perturbation', 'perturb', 'NCLRRecipe', 'still_view', 'PosedBatch', 'collate_posed', 'Sight', 'see', 'Matches',
            'map_size', 'paired_cells', 'true_cells', 'draw_voxels', 'contrast', 'seen_pairs', 'overlap_loss',
-           'pose_loss', 'Bounded', 'pack', 'match', 'poses_of', 'NCLR', 'nothing_seen']
+           'pose_loss', 'bounded', 'pack', 'match', 'packed_uv', 'poses_of', 'NCLR', 'nothing_seen']
 
 # %% ../../nbs/methods/06_nclr.ipynb #a71ce9e1
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from ..batch import Batch, Voxels, collate
 from ..frame import BadData, Frame
 from ..losses import info_nce
 from ..matching import Pairs
-from .parts import FrozenTeacher, point_features, restore_settings
+from .parts import FrozenTeacher, in_reach, point_features, restore_settings
 from ..models.fusion import LTA, Fusion
 from ..models.heads import PixelHead
 from ..pose import Pose, epnp, refine
@@ -84,6 +84,8 @@ class NCLRRecipe:
 
     def __post_init__(self):
         restore_settings(self)
+        if self.size[0] % self.stride or self.size[1] % self.stride:
+            raise ValueError(f"images of {self.size} are no whole number of cells of {self.stride} pixels; change size or stride")
 
     @classmethod
     def nuscenes(cls) -> "NCLRRecipe":
@@ -93,7 +95,7 @@ class NCLRRecipe:
     @classmethod
     def kitti(cls) -> "NCLRRecipe":
         "The paper's setting for SemanticKITTI: the left colour camera, smaller voxels, SegContrast's MinkUNet18."
-        recipe = cls(points="minkunet18", network={"stem_convs": 2}, cameras=(0,), size=(160, 512), voxels=Voxels(size=0.05))
+        recipe = cls(points="minkunet18", network={"stem_convs": 2, "planes": (32, 64, 128, 256, 256, 128, 96, 96)}, cameras=(0,), size=(160, 512), voxels=Voxels(size=0.05))
         recipe.optimisation.batch_size = 4
         return recipe
 
@@ -233,21 +235,22 @@ def contrast(
     points: torch.Tensor,  # (P, D) unit features
     pixels: torch.Tensor,  # (P, D) unit features of the cells that show the points
     cell: torch.Tensor,  # (P,) int64 number of the cell in the batch
+    row: torch.Tensor,  # (P,) int64 which point of the batch
     count: int,  # pairs that are drawn, at most
     temperature: float,
     generator: torch.Generator,
 ) -> torch.Tensor:  # scalar
-    "Point to pixel over all images of the batch. Points in one cell are not each other's negatives."
+    "Point to pixel over all images of the batch. Points in one cell are not each other's negatives, nor are the cells of two cameras that show one point."
     drawn = torch.randperm(len(cell), generator=generator)[:count].to(cell.device)
-    return info_nce(points[drawn], pixels[drawn], temperature, cell[drawn])
+    return info_nce(points[drawn], pixels[drawn], temperature, cell[drawn], tolerated=row[drawn][:, None] == row[drawn])
 
 
 def seen_pairs(
     sights: list[Sight],
     cells: list[torch.Tensor],  # (n,) int64 of each: the cell that shows the point, -1 = none
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # features (P, D) of points and of their cells, numbers (P,) of the cells in the batch
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # features (P, D) of points and of their cells, numbers (P,) of the cells and of the points in the batch
     "The points that their image shows, with what it shows there."
-    parts = [(s.features[0][cell >= 0], s.features[1][cell[cell >= 0]], cell[cell >= 0] + s.image * len(s.features[1])) for s, cell in zip(sights, cells)]
+    parts = [(s.features[0][cell >= 0], s.features[1][cell[cell >= 0]], cell[cell >= 0] + s.image * len(s.features[1]), s.rows[cell >= 0]) for s, cell in zip(sights, cells)]
     return tuple(torch.cat(part) for part in zip(*parts))
 
 
@@ -275,20 +278,21 @@ def pose_loss(
     return rotation + 0.01 * F.smooth_l1_loss(pose.translation[keep], truth[keep, :3, 3].to(pose.translation))
 
 
-class Bounded(torch.autograd.Function):
-    "The identity, whose gradient has in each row at most the norm `limit`, and is zero where it is not finite: a pose that hangs by a thread must not tear at the network."
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, limit: float) -> torch.Tensor:
-        ctx.limit = limit
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        rows = gradient.flatten(1)
-        norm = rows.norm(dim=1, keepdim=True)
-        rows = torch.where(norm.isfinite(), rows * (ctx.limit / norm.clamp(min=ctx.limit)), 0.0)
-        return rows.view_as(gradient), None
+def bounded(
+    x: torch.Tensor,  # (C, ...)
+    loss_of: Callable[[torch.Tensor], torch.Tensor],  # x -> scalar
+    limit: float = 1.0,
+) -> torch.Tensor:  # scalar
+    "The loss, whose gradient in x has in each row at most the norm `limit`, and is zero where it is not finite: a pose that hangs by a thread must not tear at the network."
+    if not torch.is_grad_enabled() or not x.requires_grad:
+        return loss_of(x)
+    leaf = x.detach().requires_grad_()
+    if not (loss := loss_of(leaf)).requires_grad:
+        return loss
+    rows = torch.autograd.grad(loss, leaf)[0].flatten(1)  # before any scaler of float16 enlarges it
+    norm = rows.norm(dim=1, keepdim=True)
+    rows = torch.where(norm.isfinite(), rows * (limit / norm.clamp(min=limit)), 0.0)
+    return loss.detach() + ((x - x.detach()) * rows.view_as(x)).sum()
 
 
 def pack(
@@ -316,14 +320,21 @@ def match(
     return Matches(sight.image, sight.rows[chosen], centred, scores[chosen], spread * recipe.stride, usable)
 
 
+def packed_uv(
+    found: list[Matches],  # of each image
+) -> torch.Tensor:  # (C, count, 2) zeros behind; EPnP wants four at least
+    "The pixels of all matches."
+    return pack([matches.uv for matches in found], max(4, *(len(matches.rows) for matches in found)))
+
+
 def poses_of(
     batch: PosedBatch,
     found: list[Matches],  # of each image
+    uv: torch.Tensor,  # (C, count, 2) `packed_uv(found)`
     recipe: NCLRRecipe,
 ) -> tuple[Pose, torch.Tensor]:  # of the images, differentiable; (C,) bool: enough sure points
     "EPnP on the matches of each image, refined if the recipe says so."
-    count = max(4, *(len(matches.rows) for matches in found))
-    uv = Bounded.apply(pack([matches.uv for matches in found], count), 1.0)
+    count = uv.shape[1]
     points = pack([batch.points[matches.rows] for matches in found], count)
     weights = pack([torch.ones_like(matches.score) for matches in found], count)
     pose = epnp(points, uv, batch.intrinsics, weights)
@@ -337,7 +348,7 @@ class NCLR(FrozenTeacher):
 
     paper = "Zhang et al., 2024, 2401.12452"
     learns_from = "LiDAR + camera"
-    needs = "weights of the image network"
+    needs = "weights of the image network, for the published recipes"
 
     def __init__(
         self,
@@ -353,7 +364,7 @@ class NCLR(FrozenTeacher):
         self.learns_pose = done >= self.recipe.pose_from
 
     def make_view(self, frame: Frame, rng: np.random.Generator, superpixels: list[np.ndarray] | None = None) -> View:
-        return perturb(still_view(frame, self.recipe), rng, self.recipe.perturbation)
+        return in_reach(self.points, perturb(still_view(frame, self.recipe), rng, self.recipe.perturbation))
 
     def collate(self, views: list[View]) -> PosedBatch:
         return collate_posed(views, self.recipe.voxels)
@@ -371,7 +382,7 @@ class NCLR(FrozenTeacher):
 
     def encode_images(self, images: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         aligned = self.lta.pixels(self.cells(images)).float().permute(0, 3, 1, 2)
-        return F.normalize(F.interpolate(aligned, size or images.shape[2:], mode="bilinear", align_corners=True), dim=1)
+        return F.normalize(F.interpolate(aligned, size or images.shape[2:], mode="bilinear", align_corners=False), dim=1)  # a cell's centre lies between its pixels
 
     def look(
         self,
@@ -401,15 +412,21 @@ class NCLR(FrozenTeacher):
         if len(fused[2]) < 2:
             raise nothing_seen(batch, len(fused[2]))
         drawing = self.recipe.pairs * len(batch.frame_ids), self.recipe.temperature, generator
-        before = contrast(*self.lta(paired, maps.flatten(0, 2)[cell]), cell, *drawing)
+        before = contrast(*self.lta(paired, maps.flatten(0, 2)[cell]), cell, pairs.point, *drawing)
         after = contrast(*fused, *drawing)
         on_points, on_pixels = overlap_loss(sights, cells, hit)
         parts = {"before": before, "after": after, "overlap_points": on_points, "overlap_pixels": on_pixels}
         log = {"pairs": float(min(len(pairs), drawing[0]))}
         if self.learns_pose:
-            pose, valid = poses_of(batch, [match(batch, sight, self.recipe, generator) for sight in sights], self.recipe)
-            parts["pose"] = pose_loss(pose, batch.lidar_to_camera, valid)
-            log["posed"] = float((valid & pose.solved).float().mean())
+            found, posed = [match(batch, sight, self.recipe, generator) for sight in sights], []
+
+            def loss_of(uv: torch.Tensor) -> torch.Tensor:
+                pose, valid = poses_of(batch, found, uv, self.recipe)
+                posed.append((valid & pose.solved).float().mean().item())
+                return pose_loss(pose, batch.lidar_to_camera, valid)
+
+            parts["pose"] = bounded(packed_uv(found), loss_of)
+            log["posed"] = posed[0]
         return sum(parts.values()), {name: value.item() for name, value in parts.items()} | log
 
     @torch.no_grad()

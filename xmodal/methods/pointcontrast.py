@@ -20,7 +20,7 @@ from ..batch import Batch, Twins, Voxels, collate_twins
 from ..frame import BadData, Frame
 from ..losses import full_precision, info_nce
 from ..matching import mutual_nearest
-from .parts import Method, point_encoder, point_features, restore_settings
+from .parts import Method, in_reach, point_encoder, point_features, restore_settings
 from ..projection import rigid, rotation_z
 from ..training.fit import Optimisation
 from ..views import View, drop_cuboid, flip_points, move_points, select_points, view_of
@@ -202,7 +202,8 @@ class PointContrast(Method):
     def make_view(self, frame: Frame, rng: np.random.Generator, superpixels: list[np.ndarray] | None = None) -> tuple[View, View]:
         "Two views of its cloud; the images stay out."
         view = view_of(replace(frame, cameras=[]))
-        return twin_view(view, rng, self.recipe.twinning), twin_view(view, rng, self.recipe.twinning)
+        first, second = (in_reach(self.points, twin_view(view, rng, self.recipe.twinning)) for _ in range(2))
+        return first, second
 
     def collate(self, views: list[tuple[View, View]]) -> Twins:
         return collate_twins(views, self.recipe.voxels)

@@ -59,7 +59,7 @@ class PPKT(FrozenTeacher):
 
     paper = "Liu et al., 2021, 2104.04687"
     learns_from = "LiDAR + camera"
-    needs = "weights of the image network"
+    needs = "weights of the image network, for the published recipes"
 
     def loss(
         self,

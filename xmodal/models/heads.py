@@ -19,11 +19,11 @@ class PixelHead(nn.Module):
     def __init__(
         self,
         encoder: ImageEncoder,  # frozen or not, as it is given
-        out: int = 64,  # channels of the shared space
+        out: int | None = 64,  # channels of the shared space; None: no convolution, the encoder's own features
     ):
         super().__init__()
         self.encoder = encoder
-        self.project = nn.Conv2d(encoder.channels, out, 1)
+        self.project = nn.Identity() if out is None else nn.Conv2d(encoder.channels, out, 1)
 
     def low(
         self,

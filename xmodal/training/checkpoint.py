@@ -41,6 +41,9 @@ def save(
         save_file(flat, temporary, metadata={"card": text})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)  # safetensors writes for its user alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -61,8 +64,11 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise BadData(path, f"not a whole safetensors file ({error})", "copy it again, or take an earlier checkpoint") from error
-    card = json.loads(text) if text else {}
-    if card.get("format") != FORMAT:
+    try:
+        card = json.loads(text) if text else {}
+    except ValueError as error:
+        raise BadData(path, f"its card is damaged ({error})", "copy it again, or take an earlier checkpoint") from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise BadData(path, "a safetensors file without an xmodal card", "give a checkpoint that `xmodal pretrain` wrote")
     return tensors, card
 

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ def learning_rate(
     "Linear warm-up, then the schedule."
     warm = settings.warmup * total
     if step < warm:
-        return settings.lr * (step + 1) / warm
+        return settings.lr * min((step + 1) / warm, 1.0)
     if settings.per_epoch:
         step -= step % per_epoch
     done = max(step - warm, 0) / max(total - warm, 1)
@@ -109,9 +109,10 @@ def make_optimizers(
         if parameter.requires_grad:
             members[max(filter(name.startswith, members), key=len)].append(parameter)
     if empty := [prefix for prefix in settings.groups if not members[prefix]]:
-        raise ValueError(f"no parameter of the method begins with {', '.join(map(repr, empty))}: see Optimisation.groups")
-    if wrong := [name for changes in settings.groups.values() for name in changes if name in ("epochs", "batch_size", "groups")]:
-        raise ValueError(f"{', '.join(wrong)} is of the whole run, not of one group of its parameters")
+        raise ValueError(f"no parameter that learns begins with {', '.join(map(repr, empty))}, or all of them belong to a longer name: see Optimisation.groups")
+    own = {f.name for f in fields(Optimisation)} - {"epochs", "batch_size", "groups"}  # these three are of the whole run
+    if wrong := [name for changes in settings.groups.values() for name in changes if name not in own]:
+        raise ValueError(f"{', '.join(wrong)} is no setting of one group of parameters; there are {', '.join(sorted(own))}")
     each = {prefix: replace(settings, groups={}, **settings.groups.get(prefix, {})) for prefix, some in members.items() if some}
     return [(own, make_optimizer(own, members[prefix])) for prefix, own in each.items()]
 
@@ -230,7 +231,7 @@ class Fitted:
     checkpoint: Path
     step: int  # optimiser steps that are done
     total: int  # of so many
-    seconds: float  # of this call
+    seconds: float  # of the run, all its calls together
     skipped: int  # frames left out, counted every time
     faults: int  # different complaints of the whole run
     metrics: list[dict[str, float]] = field(repr=False, default_factory=list)
@@ -261,19 +262,20 @@ def fit(
         raise ValueError("float16's scaler serves one optimiser, and this method has several; use precision='bf16-mixed'")
     per_epoch = max(batches.per_epoch // machine.accumulate, 1)
     total = optimisation.epochs * per_epoch
-    card = (card or {}) | {"optimisation": vars(optimisation), "seed": batches.seed, "total": total} | provenance()
+    how = {"accumulate": machine.accumulate, "precision": machine.precision}
+    card = (card or {}) | {"optimisation": vars(optimisation), "seed": batches.seed, "total": total, "machine": how} | provenance()
 
     model, *optimizers = fabric.setup(method, *inner)
     model.mark_forward_method("loss")
     method.train()
     last = folder / "last.safetensors"
     precision = fabric.strategy.precision
-    start = resume(last, method, list(inner), precision, card) if last.exists() else 0
-    log, began = Log(folder, start), time.monotonic()
+    start, before = resume(last, method, list(inner), precision, card) if last.exists() else (0, 0.0)
+    log, began = Log(folder, start), time.monotonic() - before
     end = total if stop_after is None else min(total, start + stop_after)
 
     def write(step: int) -> None:
-        save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "scaler": precision.state_dict()})
+        save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": time.monotonic() - began, "scaler": precision.state_dict()})
 
     step, saved, trained = start, time.monotonic(), start > 0
     lost: set[int] = set()  # frames that were tried since the last step that could be used
@@ -351,6 +353,9 @@ def optimiser_step(fabric, model, optimizers, loader, machine: Machine, log: Log
             sums[key] = sums.get(key, 0.0) + value
     if not used:
         return {}
+    for parameter in model.parameters() if used < machine.accumulate else ():  # the mean of those that could be used
+        if parameter.grad is not None:
+            parameter.grad *= machine.accumulate / used
     norm = math.hypot(*(gradient_norm(fabric, model, optimizer, machine.clip) for optimizer in optimizers))
     if not math.isfinite(norm) and "16-mixed" != machine.precision:  # float16's scaler skips such a step by itself
         raise Diverged(f"the gradient is {norm} at step {seed[1]}, frames {', '.join(frames)}; lower the learning rate or set Machine.clip")
@@ -370,10 +375,10 @@ def resume(
     optimizers: list[torch.optim.Optimizer],
     precision,  # Fabric's; with float16 it holds the scaler of the loss
     card: dict,  # what this run is
-) -> int:  # the step to go on with
+) -> tuple[int, float]:  # the step to go on with; seconds that the run has taken
     "Put weights and optimiser back. Raises BadData if the checkpoint is of another run."
     tensors, old = load(last)
-    is_of = {key: value for key, value in card.items() if key in ("method", "recipe", "seed", "total", "data")}
+    is_of = {key: value for key, value in card.items() if key in ("method", "recipe", "seed", "total", "data", "machine")}
     if changes := list(differences({key: old.get(key) for key in is_of}, _plain(is_of))):
         raise BadData(last, f"it is of another run: {', '.join(changes)}", "give another folder, or remove this one")
     method.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("optimizer.")})
@@ -382,7 +387,7 @@ def resume(
         precision.load_state_dict(old["scaler"])
     if old["step"]:
         print(f"going on from step {old['step']} of {old['total']} ({last})", flush=True)
-    return old["step"]
+    return old["step"], old["seconds"]
 
 
 def differences(

@@ -303,8 +303,9 @@ def heat_shade(
     stretched: bool = True,  # False: colours from 0 to 1
     theme: str = "dark",
 ) -> Shade:  # of the points
-    "Similarity as a shade, one for image and cloud. Stretched, the colours end at the 30 % and 99.9 % quantiles of both."
+    "Similarity as a shade, one for image and cloud. Stretched, the colours end at the 99.9 % quantile of both, and begin so far below the 30 % quantile that what lies there still stands out from the ground."
     low, high = np.quantile(np.r_[query.heat.ravel(), query.points], [0.3, 0.999]) if stretched else (0.0, 1.0)
+    low -= 0.2 * (high - low) if stretched else 0.0
     cmap = "magma" if theme == "dark" else "magma_r"
     return Shade(query.points, "similarity, (1 + cos) / 2", cmap, float(low), float(max(high, low + 1e-3)))
 
