@@ -42,7 +42,7 @@ def refusal(capsys, *words):
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):
     shown = help_of(capsys)
-    names = ["world", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
+    names = ["world", "datasets", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
     assert list(COMMANDS) == names
     places = [shown.index(f"• {name} ") for name in names]
     assert places == sorted(places)
@@ -91,7 +91,7 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("wrld", "wrld; Available subcommands: world, superpixels"),
+        ("wrld", "wrld; Available subcommands: world, datasets"),
         ("world", "OUT"),
         ("world out --foo 1", "--foo, 1 (see xmodal world --help)"),
         ("world out --frame 3", "--frame, 3; Perhaps you meant: --frames INT"),
@@ -103,21 +103,20 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("world out --cameras 9", "the rig has 1 to 5"),
         ("world a-file", "a-file/2026_01_01: Not a directory"),
         ("superpixels nowhere", "nowhere: there is no such folder"),
-        ("superpixels .", ".: no KITTI raw recording here (expected 2011_09_26/"),
+        ("superpixels .", ".: it looks like none of kitti, kitti-object"),
         ("superpixels . --data kitti-object", ".: no KITTI object set here"),
         ("superpixels broken", "calib_cam_to_cam.txt"),
         ("superpixels broken --segments 0", "segments must be at least 1, got 0"),
         ("superpixels broken --workers 0", "--workers 0 cannot be; give at least 1"),
         ("pretrain slide", "'slide'"),
         ("pretrain slidr --frames 3", "--frames"),
-        ("pretrain slidr", "'kitti' needs the folder of its recordings"),
+        ("pretrain slidr", "give the folder of the recordings (--root)"),
         ("pretrain slidr --root nowhere", "nowhere: there is no such folder"),
         ("pretrain slidr --root broken --epochs 0", "--epochs 0 cannot be"),
         ("pretrain slidr --root broken --batch-size -2", "--batch-size -2 cannot be"),
         ("pretrain slidr --root broken --seed -1", "--seed -1 cannot be"),
         ("pretrain slidr --root broken --lr nan", "--lr nan cannot be"),
         ("pretrain ppkt --root broken --recipe large", "--recipe large: ppkt has paper, small"),
-        ("pretrain ppkt --root broken --segments 30", "ppkt uses no superpixels"),
         ("pretrain pointcontrast --root broken --image-weights a.pth", "pointcontrast starts from no image weights"),
         ("pretrain slidr --root broken --stop-after 0", "--stop-after 0 cannot be"),
         ("pretrain ppkt --root broken --segments 9", "ppkt uses no superpixels"),

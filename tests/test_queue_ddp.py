@@ -36,7 +36,7 @@ def states(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     mp.spawn(push_everything, (port, str(folder)), nprocs=2)
-    return [[torch.load(folder / f"{rank}_{step}.pt") for step in range(len(COUNTS))] for rank in range(2)]
+    return [[torch.load(folder / f"{rank}_{step}.pt", weights_only=True) for step in range(len(COUNTS))] for rank in range(2)]
 
 
 def test_both_processes_hold_one_queue(states):

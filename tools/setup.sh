@@ -41,7 +41,7 @@ python=.venv/bin/python
 # 3. Python packages.
 say "installing Python packages (one or two minutes)"
 "$python" -m pip install -q -c constraints.txt 'setuptools<80' wheel ninja 2>&1 | { grep -v '^WARNING: Location' || true; }
-"$python" -m pip install -q -c constraints.txt --no-build-isolation -e '.[train,vit,world,lab,dev]' 2>&1 | { grep -v '^WARNING: Location' || true; }
+"$python" -m pip install -q -c constraints.txt --no-build-isolation -e '.[train,vit,world,datasets,cluster,lab,dev]' 2>&1 | { grep -v '^WARNING: Location' || true; }
 
 # JupyterLab would ask at every start to be built again for an extension that comes with Open3D and is not needed here.
 lab=.venv/etc/jupyter/labconfig/page_config.json

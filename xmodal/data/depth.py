@@ -8,14 +8,14 @@ __all__ = ['REDWOOD', 'OPTICAL_TO_LEVEL', 'list_files', 'ids_of', 'DepthCamera',
 
 # %% ../../nbs/data/04_depth.ipynb #590e355e
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .kitti_files import read_png
+from .kitti_files import read_floats, read_png, scaled
+from ..files import by_number
 from ..frame import BadData, Camera, Frame
 from ..projection import transform, unproject
 
@@ -29,7 +29,7 @@ def list_files(
     if isinstance(files, (str, Path)):
         source = Path(files)
         if source.is_dir():
-            found = sorted((p for p in source.rglob("*") if p.suffix.lower() in endings), key=_by_number)
+            found = sorted((p for p in source.rglob("*") if p.suffix.lower() in endings), key=lambda path: by_number(str(path)))
         elif source.suffix == ".txt" and source.is_file():
             found = [source.parent / line.strip() for line in source.read_text().splitlines() if line.strip()]
         elif source.is_file():
@@ -43,10 +43,6 @@ def list_files(
     if every < 1:
         raise ValueError(f"every = {every} keeps nothing; 1 keeps all files, 10 each tenth")
     return found[::every]
-
-
-def _by_number(path: Path) -> list:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def ids_of(
@@ -167,6 +163,8 @@ def lift(
 class DepthFrames:
     "A dataset of depth maps, with colour where there is any."
 
+    layout = "any .png of 16 bits (millimetres, Redwood's camera) or .npy (metres) below it; only opened by name"
+
     def __init__(
         self,
         files: str | Path | Sequence[str | Path],  # see `list_files`
@@ -215,12 +213,8 @@ def read_sweep(
     path = Path(path)
     if path.suffix.lower() == ".npy":
         values = read_npy(path)
-    elif not path.is_file():
-        raise BadData(path, "the sweep is missing", "check the list of files")
-    elif (size := path.stat().st_size) % (4 * columns):
-        raise BadData(path, f"{size} bytes are no whole number of points of {columns} float32 each", "set columns, or copy it again: it was cut short")
     else:
-        values = np.fromfile(path, "<f4").reshape(-1, columns)
+        values = read_floats(path, columns)
     if values.ndim != 2 or values.shape[1] < 3 or not len(values):
         raise BadData(path, f"it has shape {values.shape}, not (points, 3 or more)", "write x, y, z and intensity as columns")
     values = values.astype(np.float32)
@@ -231,6 +225,8 @@ def read_sweep(
 
 class Sweeps:
     "A dataset of LiDAR sweeps, points in the frame they were written in: x forward, y left, z up."
+
+    layout = "any .bin (x y z intensity) or .npy below it; only opened by name"
 
     def __init__(
         self,
@@ -251,7 +247,5 @@ class Sweeps:
         "Raises IndexError beyond the last, BadData if the file cannot be used."
         points, intensity = read_sweep(self.files[i], self.columns)
         if intensity is not None:
-            if (found := float(intensity.max())) > self.brightest * 1.001:
-                raise BadData(self.files[i], f"intensities go up to {found:g}, full scale is {self.brightest:g}", "set brightest=255, or what full scale is")
-            intensity = np.clip(intensity / np.float32(self.brightest), 0, 1)
+            intensity = scaled(intensity, self.brightest, self.files[i])
         return Frame(self.ids[i], points, intensity, path=str(self.files[i]))

@@ -180,19 +180,20 @@ class KittiRaw:
     "KITTI's raw recordings as a dataset of frames. Nothing is read but folder listings until a frame is asked for."
 
     name = "kitti_raw"
+    layout = "2011_09_26/2011_09_26_drive_0001_sync/velodyne_points/data/*.bin"
 
     def __init__(
         self,
         root: str | Path,  # the folder of days, one day, or one drive
         drives: list[str] | None = None,  # "0001" or the folder's name; None = all
-        cameras: tuple[str, ...] | None = ("image_02",),  # None = all that the first drive has
+        cameras: tuple[str, ...] | None = None,  # ("image_02",); None = all in colour that the first drive has: 00 and 01 are grey
         truth: bool = True,  # read labels, boxes and depth where present; False is faster
         one_moment: bool | None = None,  # cameras share the LiDAR's pose; None = yes, unless the drive has an oxts/origin.txt
     ):
         self.root, self.truth, self.one_moment = Path(root), truth, one_moment
         self.drives = select_drives(find_drives(self.root), drives, self.root)
         found = sorted(path.parent.name for path in self.drives[0].glob("image_[0-9][0-9]/data"))
-        self.cameras = tuple(found if cameras is None else cameras)
+        self.cameras = tuple([name for name in found if name > "image_01"] or ["image_02"]) if cameras is None else cameras
         self.frames = [(drive, number) for drive in self.drives for number in find_frames(drive, self.cameras)]
         if not self.frames:
             raise BadData(root, "the drives hold no scan and no image", "unpack the *_sync.zip of the drive")
@@ -200,6 +201,14 @@ class KittiRaw:
         self.known: dict[Path, object] = {}  # files that hold for a whole drive or day, read once
         names = self.drives[0].parent / "classes.txt"
         self.classes = tuple(names.read_text(errors="replace").splitlines()) if names.is_file() else KITTI_CLASSES
+
+    @staticmethod
+    def is_at(root: Path) -> bool:
+        "Does the folder look like it?"
+        try:
+            return bool(find_drives(root))
+        except BadData:
+            return False
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -289,6 +298,7 @@ class KittiObject:
     "KITTI's 3D object detection set (left colour camera, scan, boxes) as a dataset of frames."
 
     name = "kitti_object"
+    layout = "training/velodyne/*.bin, training/image_2/*.png, training/calib/*.txt"
     classes = KITTI_CLASSES
 
     def __init__(
@@ -304,6 +314,11 @@ class KittiObject:
         paths = [*(self.folder / "velodyne").glob("*.bin"), *(self.folder / "image_2").glob("*.png")]
         self.numbers = sorted({path.stem for path in paths})
         self.ids = [f"{split}/{number}" for number in self.numbers]
+
+    @staticmethod
+    def is_at(root: Path) -> bool:
+        "Does the folder look like it?"
+        return (root / "training/velodyne").is_dir() and (root / "training/calib").is_dir()
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -104,9 +104,7 @@ class MinkUNet(nn.Module):
         self,
         x: SparseTensor,  # (V, in_channels), stride 1
     ) -> torch.Tensor:  # (V, out_channels)
-        if x.feats.shape[1] != self.in_channels:
-            raise ValueError(f"the network takes {self.in_channels} input channels, the tensor has {x.feats.shape[1]}")
-        return self.head(self.backbone(x)).feats
+        return self.head(self.backbone(x.of_channels(self.in_channels))).feats
 
 # %% ../../nbs/models/02_minkunet.ipynb #d3843de1
 NARROW = (32, 64, 128, 256, 128, 128, 96, 96)

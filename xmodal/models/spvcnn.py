@@ -95,6 +95,4 @@ class SPVCNN(nn.Module):
         self,
         x: SparseTensor,  # (V, in_channels), stride 1
     ) -> torch.Tensor:  # (V, out_channels)
-        if x.feats.shape[1] != self.in_channels:
-            raise ValueError(f"the network takes {self.in_channels} input channels, the tensor has {x.feats.shape[1]}")
-        return self.head(self.backbone(x)).feats
+        return self.head(self.backbone(x.of_channels(self.in_channels))).feats

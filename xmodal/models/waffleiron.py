@@ -262,10 +262,7 @@ class WaffleIron(nn.Module):
         self,
         x: SparseTensor,  # (V, in_channels), stride 1
     ) -> torch.Tensor:  # (V, out_channels)
-        if x.feats.shape[1] != self.in_channels:
-            raise ValueError(f"the network takes {self.in_channels} input channels, the tensor has {x.feats.shape[1]}")
-        centres = (x.coords[:, 1:].float() + 0.5) * self.voxel_size
-        return self.encode(centres, x.coords[:, 0].long(), x.feats)
+        return self.encode(x.centres(self.voxel_size), x.coords[:, 0].long(), x.of_channels(self.in_channels).feats)
 
 
 def nearest_inside(

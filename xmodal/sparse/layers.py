@@ -52,6 +52,19 @@ class SparseTensor:
         other.feats, other.maps, other.stride = feats, self.maps, stride or self.stride
         return other
 
+    def of_channels(self, wanted: int) -> "SparseTensor":
+        "Itself. Raises ValueError if it has another number of channels than a network takes."
+        if self.feats.shape[1] != wanted:
+            raise ValueError(f"the network takes {wanted} input channels, the tensor has {self.feats.shape[1]}")
+        return self
+
+    def centres(
+        self,
+        voxel_size: float,  # metres
+    ) -> torch.Tensor:  # (V, 3) float32 metres
+        "The middles of the voxels, of a tensor of stride 1."
+        return (self.coords[:, 1:].float() + 0.5) * voxel_size
+
     def __repr__(self) -> str:
         return f"SparseTensor({len(self.feats)} voxels, {self.feats.shape[1]} channels, stride {self.stride}, {type(self.maps).__name__})"
 

@@ -274,8 +274,10 @@ def fit(
     log, began = Log(folder, start), time.monotonic() - before
     end = total if stop_after is None else min(total, start + stop_after)
 
-    def write(step: int) -> None:
-        save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": time.monotonic() - began, "scaler": precision.state_dict()})
+    def write(step: int) -> float:
+        seconds = time.monotonic() - began
+        save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": seconds, "scaler": precision.state_dict()})
+        return seconds
 
     step, saved, trained = start, time.monotonic(), start > 0
     lost: set[int] = set()  # frames that were tried since the last step that could be used
@@ -302,9 +304,9 @@ def fit(
             if trained and time.monotonic() - saved > machine.save_every:
                 write(step)
                 saved = time.monotonic()
-    write(step)
+    seconds = write(step)
     log.close()
-    return Fitted(last, step, total, time.monotonic() - began, log.skipped, len(log.told), log.rows)
+    return Fitted(last, step, total, seconds, log.skipped, len(log.told), log.rows)
 
 # %% ../../nbs/training/02_fit.ipynb #aa3ec391
 def rows_of(
