@@ -1,13 +1,13 @@
 # Two commands to know: `make demo` and `make test`. Each does its own set-up.
 SHELL := /bin/bash
-DATA ?= street
+DATA ?=
 ROOT ?=
 OUT ?= runs/demo
 
 .PHONY: demo test lab bench clean setup
 
 demo: setup
-	@.venv/bin/xmodal demo --data $(DATA) $(if $(ROOT),--root "$(ROOT)") --out "$(OUT)"
+	@.venv/bin/xmodal demo $(if $(DATA),--data "$(DATA)") $(if $(ROOT),--root "$(ROOT)") --out "$(OUT)"
 
 test: setup
 	@tools/test.sh

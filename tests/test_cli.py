@@ -98,7 +98,7 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("world out --frames many", "--frames: invalid literal for int() with base 10: 'many'"),
         ("world out --frames", "--frames"),
         ("world out --size 64", "'--size'. Expected 2 values"),
-        ("world out --layout nuscenes", "'nuscenes' for argument '--layout'"),
+        ("world out --layout waymo", "'waymo' for argument '--layout'"),
         ("world out --frames 0", "frames = 0 cannot be; ask for at least one"),
         ("world out --cameras 9", "the rig has 1 to 5"),
         ("world a-file", "a-file/2026_01_01: Not a directory"),

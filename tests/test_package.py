@@ -9,7 +9,7 @@ import xmodal
 
 PACKAGE = Path(xmodal.__file__).parent
 MODULES = sorted("xmodal." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if path.name[0] != "_")
-HEAVY = "cv2 open3d MinkowskiEngine matplotlib plotly lightning sklearn skimage papermill tyro IPython"
+HEAVY = "pyarrow h5py yaml rosbags laspy plyfile pypcd4 dask distributed cv2 open3d MinkowskiEngine matplotlib plotly lightning sklearn skimage papermill tyro IPython"
 
 
 def test_importing_any_module_needs_no_heavy_package():

@@ -28,12 +28,12 @@ CACHE = Path("runs/superpixels")  # one for all data: superpixels are found by t
 
 @dataclass
 class World:
-    "Make a small street world, written as KITTI recordings."
+    "Make a small street world, written as recordings."
 
     out: Path  # folder to write to; a stopped command goes on where it was
     frames: int = 40  # in all
     frames_per_drive: int = 6  # each drive has a street of its own
-    layout: Literal["kitti"] = "kitti"  # of the files
+    layout: Literal["kitti", "semantickitti", "nuscenes"] = "kitti"  # of the files
     seed: int = 0  # another seed, other streets
     cameras: int = 2  # 1 to 5: two to the front, then left, right, back
     size: tuple[int, int] = (192, 640)  # height and width of the images in pixels
@@ -41,11 +41,13 @@ class World:
 
     def run(self) -> None:
         from xmodal.data.kitti_write import write_kitti
+        from xmodal.data.nuscenes_write import write_nuscenes
+        from xmodal.data.semantickitti_write import write_semantickitti
         from xmodal.data.street import Street
 
         street = Street(self.frames, self.seed, self.cameras, self.size, self.beams, self.frames_per_drive)
-        write_kitti(street, self.out)
-        print(f"{len(street)} frames in {self.out}, in KITTI's layout; next: xmodal superpixels {self.out}")
+        {"kitti": write_kitti, "semantickitti": write_semantickitti, "nuscenes": write_nuscenes}[self.layout](street, self.out)
+        print(f"{len(street)} frames in {self.out}, in the layout of {self.layout}; next: xmodal superpixels {self.out}")
 
 # %% ../nbs/12_cli.ipynb #f16184ba
 @dataclass
@@ -382,7 +384,7 @@ class Survey:
 class Demo:
     "Do all of this at once: data, training, measures, report."
 
-    data: Literal["street", "kitti"] = "street"  # the built-in world, or your KITTI recordings
+    data: Data | None = None  # what to learn from; None = what the folder looks like, without one the street
     root: Path | None = None  # folder of the recordings; the street needs none
     out: Path = Path("runs/demo")  # folder of the run
     seeds: int = 2  # runs with other random numbers, for mean and deviation
@@ -391,7 +393,7 @@ class Demo:
         from xmodal.demo import demo
 
         at_least(self, 1, "seeds")
-        demo(self.data, self.root, self.out, self.seeds)
+        demo(name_of(self.data, self.root) if self.root else self.data or "street", self.root, self.out, self.seeds)
 
 # %% ../nbs/12_cli.ipynb #095fef6b
 def complaint(

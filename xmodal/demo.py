@@ -6,6 +6,7 @@
 __all__ = ['EXPERIMENTS', 'RECALL', 'MIOU', 'NO_LABELS', 'demo', 'make_world', 'summarise', 'all_seeds', 'spread', 'told']
 
 # %% ../nbs/11_demo.ipynb #85351767
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ EXPERIMENTS = Path(xmodal.__file__).resolve().parents[1] / "nbs" / "experiments"
 
 
 def demo(
-    data: str = "street",  # "street": make a world and train on it; "kitti": recordings below `root`
+    data: str = "street",  # make a world and train on it; else a name that `open_dataset` knows, of the recordings below `root`
     root: str | Path | None = None,  # folder of the recordings
     out: str | Path = "runs/demo",
     seeds: int = 2,  # runs from other random weights, for a standard deviation
@@ -32,21 +33,22 @@ def demo(
     out = Path(out).resolve()
     if seeds < 1:
         raise ValueError(f"seeds = {seeds}: at least one network must be trained")
+    name = re.sub(r"\W+", "_", Path(data).stem)
     if data == "street":
-        root = make_world(out / "world", frames)
+        data, root = "kitti", make_world(out / "world", frames)
     elif root is None:
         raise ValueError(f"the demo on {data} needs the folder of the recordings: make demo DATA={data} ROOT=<folder>")
     root = str(Path(root).resolve())
     for seed in range(seeds):
         print(f"\n== seed {seed}: pre-train", flush=True)
-        trained = run(EXPERIMENTS / "pretrain.ipynb", out / f"{data}_{seed}", {
-            "data": "kitti", "root": root, "seed": seed, "steps": steps, "cache": str(out / "superpixels"),
+        trained = run(EXPERIMENTS / "pretrain.ipynb", out / f"{name}_{seed}", {
+            "data": data, "root": root, "seed": seed, "steps": steps, "cache": str(out / "superpixels"),
         })
         print(f"\n== seed {seed}: compare with a random network", flush=True)
-        run(EXPERIMENTS / "probe.ipynb", out / f"{data}_{seed}" / "probe", {
+        run(EXPERIMENTS / "probe.ipynb", out / f"{name}_{seed}" / "probe", {
             "checkpoint": trained["checkpoint"], "seed": seed, "cache": str(out / "superpixels"),
         })
-    results = summarise(out, [out / f"{data}_{seed}" for seed in range(seeds)])
+    results = summarise(out, [out / f"{name}_{seed}" for seed in range(seeds)])
     write_json(out / "results.json", results)
     report(out)
     print(f"\n{told(results)}", flush=True)

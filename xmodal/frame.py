@@ -69,12 +69,16 @@ class Boxes:
         points: np.ndarray,  # (N, 3) metres, LiDAR frame
     ) -> np.ndarray:  # (N,) int64 index of the first box that holds the point, -1 for none
         "Which box holds each point."
-        owner = np.full(len(points), -1)
+        owner, points = np.full(len(points), -1), np.asarray(points, np.float64)
+        order = np.argsort(points[:, 0])  # a box looks only at the points between its ends along x
+        reach = np.linalg.norm(self.size[:, :2], axis=1) / 2 + 1e-6
+        first, last = (np.searchsorted(points[order, 0], self.center[:, 0] + side * reach) for side in (-1, 1))
         for k in reversed(range(len(self))):
-            offset = np.asarray(points, np.float64) - self.center[k]
+            near = order[first[k] : last[k]]
+            offset = points[near] - self.center[k]
             c, s = np.cos(self.yaw[k]), np.sin(self.yaw[k])
             along = np.stack([c * offset[:, 0] + s * offset[:, 1], c * offset[:, 1] - s * offset[:, 0], offset[:, 2]], 1)
-            owner[(np.abs(along) <= self.size[k] / 2).all(1)] = k
+            owner[near[(np.abs(along) <= self.size[k] / 2).all(1)]] = k
         return owner
 
 # %% ../nbs/01_frame.ipynb #a63bc42c
