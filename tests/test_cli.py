@@ -42,7 +42,7 @@ def refusal(capsys, *words):
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):
     shown = help_of(capsys)
-    names = ["world", "datasets", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
+    names = ["world", "datasets", "check", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
     assert list(COMMANDS) == names
     places = [shown.index(f"• {name} ") for name in names]
     assert places == sorted(places)
@@ -106,7 +106,7 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("superpixels .", ".: it looks like none of kitti, kitti-object"),
         ("superpixels . --data kitti-object", ".: no KITTI object set here"),
         ("superpixels broken", "calib_cam_to_cam.txt"),
-        ("superpixels broken --segments 0", "segments must be at least 1, got 0"),
+        ("superpixels broken --segments 0", "--segments 0 cannot be; give at least 1"),
         ("superpixels broken --workers 0", "--workers 0 cannot be; give at least 1"),
         ("pretrain slide", "'slide'"),
         ("pretrain slidr --frames 3", "--frames"),

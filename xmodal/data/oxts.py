@@ -82,7 +82,11 @@ def extrapolate(
     seconds: float,
 ) -> np.ndarray:  # (4, 4) imu_to_world that much later
     "The pose after (or before) some time at constant body velocity and turn rate."
-    return pose @ expm(screw(twist) * seconds) if seconds else pose.copy()
+    if not seconds:
+        return pose.copy()
+    motion = expm(screw(twist) * seconds)
+    motion[3] = 0, 0, 0, 1  # scipy leaves 1e-19 there when it has to halve a long motion
+    return pose @ motion
 
 # %% ../../nbs/data/00_oxts.ipynb #38d4b365
 def twist_between(

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Optimisation', 'Machine', 'learning_rate', 'make_optimizer', 'make_optimizers', 'Diverged', 'stop_requested', 'Log',
-           'Fitted', 'fit', 'rows_of', 'nothing_left', 'optimiser_step', 'gradient_norm', 'resume', 'differences']
+           'Fitted', 'fit', 'Feed', 'rows_of', 'nothing_left', 'optimiser_step', 'gradient_norm', 'resume',
+           'differences']
 
 # %% ../../nbs/training/02_fit.ipynb #a7553c0c
 import csv
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from ..frame import BadData
 from ..progress import Progress
@@ -56,6 +58,7 @@ class Machine:
     accumulate: int = 1  # batches summed up to one optimiser step
     clip: float | None = None  # largest norm of the gradient, of each optimiser's parameters
     workers: int = 0  # processes that prepare batches
+    prefetch: int = 2  # batches that each of them has ready or in work
     save_every: float = 120.0  # seconds between checkpoints
     log_every: int = 10  # steps
     accelerator: str = "auto"  # "cpu", "cuda"
@@ -234,6 +237,7 @@ class Fitted:
     seconds: float  # of the run, all its calls together
     skipped: int  # frames left out, counted every time
     faults: int  # different complaints of the whole run
+    waited: float  # part of this call's time that steps waited for their batches, the start of the workers left out
     metrics: list[dict[str, float]] = field(repr=False, default_factory=list)
 
     @property
@@ -282,14 +286,23 @@ def fit(
     step, saved, trained = start, time.monotonic(), start > 0
     lost: set[int] = set()  # frames that were tried since the last step that could be used
     shown: dict[str, float] = {}
-    loader = iter(batches.loader(range(start * machine.accumulate, end * machine.accumulate), machine.workers))
+    wanted = range(start * machine.accumulate, end * machine.accumulate)
+    feed = Feed(batches.loader(wanted, machine.workers, machine.prefetch, pin=fabric.device.type == "cuda"))
     with stop_requested() as asked, Progress(total, "pretrain", start=start) as progress:
         while step < end and not asked:
             rates = [learning_rate(own, step, total, per_epoch) for own in settings]
             for rate, optimizer in zip(rates, optimizers):
                 optimizer.param_groups[0]["lr"] = rate
+            try:
+                parts = feed.take(machine.accumulate)
+            except BadData:
+                if asked:  # the signal went to the workers, too
+                    break
+                if trained:
+                    write(step)
+                raise
             method.begin_step(step / total)
-            values = optimiser_step(fabric, model, optimizers, loader, machine, log, (batches.seed, step))
+            values = optimiser_step(fabric, model, optimizers, parts, machine, log, (batches.seed, step))
             if values:
                 method.end_step()
             trained |= bool(values)
@@ -297,7 +310,7 @@ def fit(
             if len(lost) == len(batches.dataset) or not trained and step == total - 1:
                 raise nothing_left(log.latest, len(lost))
             shown = {"loss": values["loss"]} if values else shown  # a step without a usable frame has no loss
-            progress.update(**shown)
+            progress.update(**shown, waited=feed.waited)
             if values and (step % machine.log_every == 0 or step == total - 1):
                 log.write(step=step, epoch=step // per_epoch, lr=rates[0], **values)
             step += 1
@@ -306,7 +319,39 @@ def fit(
                 saved = time.monotonic()
     seconds = write(step)
     log.close()
-    return Fitted(last, step, total, seconds, log.skipped, len(log.told), log.rows)
+    return Fitted(last, step, total, seconds, log.skipped, len(log.told), feed.waited, log.rows)
+
+# %% ../../nbs/training/02_fit.ipynb #a52b6ebd
+class Feed:
+    "Batches of a loader, and how long they were waited for."
+
+    def __init__(self, loader: DataLoader):
+        self.batches, self.seconds, self.began = iter(loader), 0.0, None
+
+    def take(
+        self,
+        count: int,
+    ) -> list[tuple[Any | None, list[BadData]]]:  # as `Batches` gives them
+        "The next batches. Raises BadData if a worker process has died."
+        asked = time.monotonic()
+        try:
+            taken = [next(self.batches) for _ in range(count)]
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            cause = f"a process that prepares batches died ({str(error).strip()}); often the memory is full"
+            raise BadData("workers", cause, "give fewer workers or a smaller batch; the same call goes on from where this one stopped") from error
+        now = time.monotonic()
+        if self.began is None:  # the first batch waits for the workers to start
+            self.began = now
+        else:
+            self.seconds += now - asked
+        return taken
+
+    @property
+    def waited(self) -> float:  # 0 ... 1
+        "The part of the time since the first batch that was spent waiting."
+        return 0.0 if self.began is None else self.seconds / max(time.monotonic() - self.began, 1e-9)
 
 # %% ../../nbs/training/02_fit.ipynb #aa3ec391
 def rows_of(
@@ -326,13 +371,12 @@ def nothing_left(
     return BadData(fault.path, f"{fault.cause} (and none of the {tried} frames that were tried can be used: see faults.csv)", fault.mend)
 
 # %% ../../nbs/training/02_fit.ipynb #760edb47
-def optimiser_step(fabric, model, optimizers, loader, machine: Machine, log: Log, seed: tuple[int, int]) -> dict[str, float]:
-    "Sum the gradients of `machine.accumulate` batches and step. Returns the numbers for the log, none if every batch was empty."
+def optimiser_step(fabric, model, optimizers, parts: list[tuple], machine: Machine, log: Log, seed: tuple[int, int]) -> dict[str, float]:
+    "Sum the gradients of several batches, as `Feed.take` gives them, and step. Returns the numbers for the log, none if every batch was empty."
     sums: dict[str, float] = {}
     used, frames = 0, []
     model.zero_grad(set_to_none=True)
-    for part in range(machine.accumulate):
-        batch, faults = next(loader)
+    for part, (batch, faults) in enumerate(parts):
         for fault in faults:
             log.fault(fault)
         if batch is None:
