@@ -3,6 +3,7 @@
 import os
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from xmodal.data.datasets import recognise
 from xmodal.data.kitti import KittiObject, KittiRaw
 from xmodal.data.kitti360 import Kitti360
+from xmodal.data.kitti_files import read_png, read_scan
+from xmodal.data.kitti_write import write_kitti
 from xmodal.data.rellis3d import DISTORTION, RELLIS, RELLIS_ONTOLOGY, Rellis3D
 from xmodal.data.semantickitti import SemanticKitti
 from xmodal.data.semantickitti_write import write_semantickitti
 from xmodal.data.semanticposs import SemanticPoss
-from xmodal.frame import BadData, Camera, Frame
+from xmodal.frame import BadData, Boxes, Camera, Frame
 from xmodal.projection import in_image
 
 DATA = Path(os.environ.get("XMODAL_DATA", Path(__file__).parents[2] / "shared/data"))
@@ -160,6 +164,71 @@ def test_semantickitti_without_images_labels_poses(tmp_path):
     assert frame.cameras == [] and frame.semantic is None and frame.ego_to_world is None and frame.timestamp is None
 
 
+def quiet(work):
+    "What `work` returns, without a word."
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return work()
+
+
+@pytest.mark.parametrize("which, split, words", [
+    (SemanticKitti, "trainval", "1 of the 11 sequences of the split trainval"),
+    (SemanticPoss, "train", "1 of the 5 sequences of the split train"),
+    (Kitti360, "trainval", "1 of the 9 drives of the split trainval"),
+    (Kitti360, "train", "2 of the 3 frames of the split train"),
+    (Rellis3D, "val", "1 of the 2 frames of the split val"),
+])  # fmt: skip
+def test_a_part_of_a_split_is_told(tmp_path, which, split, words):
+    rng = np.random.default_rng(0)
+    if which is SemanticKitti:
+        make_semantickitti(tmp_path, rng, ("00", "08"), 1)
+        put(tmp_path / "sequences/01/calib.txt", "")  # the calibrations of all sequences come in one archive: no scan of it is here
+        assert len(quiet(lambda: SemanticKitti(tmp_path, split="val"))) == 1
+        shutil.rmtree(tmp_path / "sequences/08")
+    elif which is SemanticPoss:
+        make_poss(tmp_path, rng)
+        assert len(quiet(lambda: SemanticPoss(tmp_path, split="val"))) == 1
+        (tmp_path / "sequences/03").rename(tmp_path / "sequences/04")
+    elif which is Kitti360:
+        make_kitti360(tmp_path, rng, drives=(0,))
+        names = "".join(f"data_2d_raw/{DRIVE.format(0)}/image_00/data_rect/{n:010d}.png\n" for n in (250, 251, 900))
+        put(tmp_path / "data_2d_semantics/train/2013_05_28_drive_train_frames.txt", names)
+    else:
+        make_rellis(tmp_path, rng)
+        assert len(quiet(lambda: Rellis3D(tmp_path, split="val"))) == 1
+        put(tmp_path / "Rellis-3D/pt_val.lst", "".join(f"00003/os1_cloud_node_kitti_bin/{n:06d}.bin\n" for n in (104, 105)))
+    with pytest.warns(UserWarning) as told:
+        assert len(which(tmp_path, split=split))
+    assert len(told) == 1 and words in str(told[0].message)
+
+
+@pytest.mark.parametrize("which", (SemanticKitti, Kitti360, Rellis3D))
+def test_cameras_that_only_some_drives_have(tmp_path, which):
+    "Every frame can be read, with the images that its drive has; what is missing is told once, when opened."
+    rng = np.random.default_rng(0)
+    if which is SemanticKitti:
+        make_semantickitti(tmp_path, rng, ("00", "01"), 2)
+        shutil.rmtree(tmp_path / "sequences/01/image_3"), shutil.rmtree(tmp_path / "sequences/00/image_2")
+        wanted = {"00": ["image_3"], "01": ["image_2"]}
+    elif which is Kitti360:
+        make_kitti360(tmp_path, rng)
+        shutil.rmtree(tmp_path / f"data_2d_raw/{DRIVE.format(0)}")
+        shutil.rmtree(tmp_path / f"data_2d_raw/{DRIVE.format(8)}/image_01/data_rect")  # its moments are still there
+        put(tmp_path / f"data_2d_raw/{DRIVE.format(8)}/image_01/timestamps.txt", "")
+        wanted = {DRIVE.format(0): [], DRIVE.format(8): ["image_00"]}
+    else:
+        make_rellis(tmp_path, rng)
+        shutil.rmtree(tmp_path / "Rellis-3D/00003/pylon_camera_node")
+        wanted = {"00000": ["pylon_camera_node"], "00003": []}
+    with pytest.warns(UserWarning, match="their frames come without it"):
+        dataset = which(tmp_path)
+    assert {name.split("/")[0] for name in dataset.ids} == set(wanted)
+    for frame in pickle.loads(pickle.dumps(dataset)):
+        assert [camera.name for camera in frame.check().cameras] == wanted[frame.id.split("/")[0]]
+    asked = which(tmp_path, cameras=("pylon_camera_node",) if which is Rellis3D else ("image_01",) if which is Kitti360 else ("image_3",))
+    told(lambda: asked[len(asked) - 1], "image is missing", "leave this camera out")
+
+
 def cut(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
@@ -295,6 +364,47 @@ def test_writing_goes_on_where_it_was_stopped(tmp_path):
     told(lambda: write_semantickitti(Made(5), tmp_path, progress=False), "another dataset")
     made.classes = ("unlabelled", "other")
     told(lambda: write_semantickitti(made, tmp_path, progress=False), "other classes")
+
+
+def test_tables_grow_at_their_end(tmp_path, monkeypatch):
+    "Not one table is written anew for each frame; half a line, left by a crash, is made good."
+    import xmodal.data.semantickitti_write as writer
+
+    whole, written = writer.write_whole, []
+    monkeypatch.setattr(writer, "write_whole", lambda path, content: written.append(path.name) or whole(path, content))
+    made = Made(4, drives=1, frames=6)
+    write_semantickitti(made, tmp_path, progress=False)
+    assert not [name for name in written if name.startswith(("poses", "times"))]
+    folder = tmp_path / "sequences/00"
+    tables = {path: path.read_bytes() for path in folder.glob("*s*.txt")}
+    assert len(tables) == 8  # poses and times, of the LiDAR and of three cameras
+    for path, content in tables.items():
+        path.write_bytes(content[:-3])  # in the middle of the last line
+    (folder / "velodyne/000005.bin").unlink()
+    write_semantickitti(made, tmp_path, progress=False)
+    assert tables == {path: path.read_bytes() for path in folder.glob("*s*.txt")}
+
+
+def test_a_camera_that_falls_in_step(tmp_path):
+    "Its own table must not end before the frames in which it fires with the LiDAR."
+    made = Made(4, drives=1, frames=3, cameras=1)
+    for frame in made.frames[1:]:
+        frame.cameras[0].ego_to_world, frame.cameras[0].timestamp = frame.ego_to_world, frame.timestamp
+    again = SemanticKitti(write_semantickitti(made, tmp_path, progress=False))
+    for i in range(3):
+        assert_same(again[i], made[i])
+
+
+def test_truth_that_has_no_place_is_told_once(tmp_path):
+    made = Made(4)
+    for frame in made.frames:
+        frame.semantic = None
+        frame.boxes = Boxes(np.zeros((1, 3)), np.ones((1, 3)), np.zeros(1), np.ones(1, np.int32))
+        frame.cameras[1].depth = np.ones(frame.cameras[1].size, np.float32)
+    with pytest.warns(UserWarning) as told:
+        again = SemanticKitti(write_semantickitti(made, tmp_path, progress=False))
+    assert len(told) == 1 and "no place for instance, boxes, depth of images" in str(told[0].message)
+    assert again[0].semantic is None and again[0].instance is None
 
 
 def test_more_than_a_hundred_drives_do_not_fit(tmp_path):
@@ -461,6 +571,11 @@ def test_kitti360_poses_between_neighbours(tmp_path):
     poses = [frame.ego_to_world for frame in Kitti360(tmp_path)]
     assert poses[0] is None and poses[4] is None  # before the first, and in a gap of 19.5 m
     assert [None if pose is None else pose[0, 3].round(9) for pose in poses] == [None, 10, 10.25, 10.5, None, 30]
+    # 1.9 m apart, but who knows for how many of the 3 frames between it stood; 0.2 m apart, it does not matter
+    put(tmp_path / f"data_poses/{DRIVE.format(0)}/poses.txt", f"0 {at(0)}4 {at(1.9)}5 {at(3)}")
+    assert [frame.ego_to_world is None for frame in Kitti360(tmp_path)] == [False, True, True, True, False, False]
+    put(tmp_path / f"data_poses/{DRIVE.format(0)}/poses.txt", f"0 {at(0)}4 {at(0.2)}5 {at(3)}")
+    assert [frame.ego_to_world[0, 3].round(9) for frame in Kitti360(tmp_path)] == [0, 0.05, 0.1, 0.15, 0.2, 3]
 
 
 # ---- RELLIS-3D
@@ -569,6 +684,84 @@ def test_recognised_and_cheap_to_send(tmp_path, which):
     assert np.array_equal(again.points, frame.points) and dataset[-1].id == dataset.ids[-1]
     with pytest.raises(IndexError):
         dataset[len(dataset)]
+
+
+@pytest.mark.parametrize("which", FAMILY)
+def test_frames_are_the_callers(tmp_path, which):
+    "Whatever is done to a frame, the next one that is read is as stored, and so are its other sensors."
+    make = {SemanticKitti: make_semantickitti, SemanticPoss: make_poss, Kitti360: make_kitti360, Rellis3D: make_rellis}[which]
+    make(tmp_path, np.random.default_rng(0))
+    dataset = which(tmp_path)
+    holders = lambda frame: (frame, *frame.cameras)
+    names = ("points", "intensity", "lidar_to_ego", "ego_to_world", "semantic", "instance", "intrinsics", "camera_to_ego", "distortion", "image")
+    arrays = lambda frame: [a for holder in holders(frame) for name in names if (a := getattr(holder, name, None)) is not None]
+    before = [a.copy() for a in arrays(dataset[0])]
+    frame = dataset[0]
+    assert frame.ego_to_world is not None
+    for k, array in enumerate(arrays(frame)):
+        assert not any(np.shares_memory(array, other) for other in arrays(frame)[k + 1 :])
+        array += 1
+    assert all(np.array_equal(a, b) for a, b in zip(arrays(dataset[0]), before, strict=True))
+
+
+@pytest.mark.parametrize("which", (SemanticKitti, SemanticPoss, KittiRaw))
+def test_classes_of_ones_own(tmp_path, which):
+    "Names may have spaces, an id that has no name is told, and a file that names one twice too."
+    if which is KittiRaw:
+        frame = Made(0, drives=1, frames=1, cameras=1)[0]
+        frame.semantic, frame.cameras[0].timestamp, frame.cameras[0].ego_to_world = frame.semantic % 2, frame.timestamp, frame.ego_to_world
+        frame.cameras[0].semantic = np.ones(frame.cameras[0].size, np.int32)
+        made = Made(0, drives=1, frames=1)
+        made.frames, made.classes = [frame], ("unlabelled", "low")
+        write_kitti(made, tmp_path, progress=False)
+        (names,) = tmp_path.rglob("classes.txt")
+        (labels,), (pixels,) = tmp_path.rglob("labels/*.label"), tmp_path.rglob("semantic/*/*.png")
+        Image.fromarray(np.full((30, 80), 2, np.uint8)).save(pixels)
+        told(lambda: which(tmp_path)[0], pixels.name, "does not have: 2")
+        pixels.unlink()
+        labels = [labels]
+    else:
+        (make_semantickitti if which is SemanticKitti else make_poss)(tmp_path, np.random.default_rng(0))
+        scans = list(tmp_path.rglob("velodyne/*.bin"))
+        labels = [put(path.parents[1] / f"labels/{path.stem}.label", np.ones(path.stat().st_size // 16, "<u4").tobytes()) for path in scans]
+        names = tmp_path / "classes.txt"
+    put(names, "unlabelled\nlow vegetation\n")
+    dataset = which(tmp_path)
+    assert dataset.classes == ("unlabelled", "low vegetation") and set(dataset[0].semantic) <= {0, 1}
+    labels[0].write_bytes(np.full(labels[0].stat().st_size // 4, 2, "<u4").tobytes())
+    told(lambda: [dataset[i] for i in range(len(dataset))], labels[0].name, "does not have: 2")
+    put(names, "")  # written from a dataset that has no names
+    assert which(tmp_path).classes == () and 2 in {k for frame in which(tmp_path) for k in frame.semantic}
+    put(names, "car\ncar\n")
+    told(lambda: which(tmp_path), "classes.txt")
+
+
+def test_kitti360_is_known_by_its_scans(tmp_path):
+    "The test drives and the SLAM releases come without calibration: what is missing is named; a drive of it is no drive of KITTI."
+    make_kitti360(tmp_path, np.random.default_rng(0), drives=(8,))
+    shutil.rmtree(tmp_path / "calibration")
+    assert recognise(tmp_path) == "kitti360"
+    told(lambda: Kitti360(tmp_path)[0], "calib_cam_to_pose.txt", "missing")
+    assert not KittiRaw.is_at(tmp_path / "data_3d_raw" / DRIVE.format(8)) and not KittiRaw.is_at(tmp_path / "data_3d_raw")
+
+
+@pytest.mark.parametrize("values, words", [
+    (np.full((9, 9), 300, np.uint16), "more than 8 bits"), (np.full((9, 9), 70000, np.int32), "more than 8 bits"),
+])  # fmt: skip
+def test_images_that_would_become_white(tmp_path, values, words):
+    path = tmp_path / ("a.png" if values.dtype == np.uint16 else "a.tif")
+    Image.fromarray(values).save(path)
+    told(lambda: read_png(path, "RGB"), path.name, words)
+    assert np.array_equal(read_png(path), values)
+
+
+def test_intensities_below_nothing(tmp_path):
+    path = put(tmp_path / "a.bin", np.array([[1, 2, 3, -0.5], [1, 2, 3, 1]], "<f4").tobytes())
+    told(lambda: read_scan(path), "a.bin", "down to -0.5")
+    put(path, np.array([[1, 2, 3, -1e-7]], "<f4").tobytes())
+    assert read_scan(path)[1].tolist() == [0]
+    put(path, np.array([[1, 2, 3, 40_000]], "<f4").tobytes())
+    told(lambda: read_scan(path), "brightest=65535")
 
 
 # ---- real recordings

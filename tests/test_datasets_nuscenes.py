@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from xmodal.data.nuscenes import CAMERAS, CATEGORIES, SPLITS, NuScenes
-from xmodal.data.nuscenes_tables import Tables, text
+from xmodal.data.columns import text
+from xmodal.data.nuscenes import CAMERAS, NuScenes
+from xmodal.data.nuscenes_splits import CATEGORIES, SPLITS
+from xmodal.data.nuscenes_tables import Tables
 from xmodal.data.pickles import read_pickle
 from xmodal.frame import BadData, Boxes, Camera, Frame
 from xmodal.projection import in_image, is_rigid, transform
@@ -155,6 +157,36 @@ def test_frames_that_know_little(tmp_path):
         frame = dataset[k].check()
         assert np.array_equal(frame.points, cloud) and frame.timestamp == 0.5 * k and not frame.intensity.any()
         assert np.array_equal(frame.ego_to_world, np.eye(4)) and frame.boxes is None and frame.semantic is None and frame.instance is None
+
+
+def test_what_is_lost_is_told_once(street, tmp_path):
+    from xmodal.data.nuscenes_write import write_nuscenes
+
+    with pytest.warns(UserWarning) as told:
+        write_nuscenes(street, tmp_path, progress=False)
+    assert len(told) == 1 and "depth of images, semantic of images, instance of images" in str(told[0].message)
+
+
+def test_class_names_may_have_spaces(tmp_path):
+    from xmodal.data.nuscenes_write import write_nuscenes
+
+    frame = Frame("a/0", np.ones((9, 3), np.float32), semantic=np.arange(9, dtype=np.int32) % 2)
+    made = Few(type("", (), {"classes": ("unlabelled", "low vegetation")})(), [frame])
+    dataset = NuScenes(write_nuscenes(made, tmp_path, progress=False))
+    assert dataset.classes == made.classes and np.array_equal(dataset[0].semantic, frame.semantic) and not (tmp_path / "classes.txt").exists()
+    made.classes = ("unlabelled", "high vegetation")
+    with pytest.raises(BadData, match="category.json: another dataset with other classes"):
+        write_nuscenes(made, tmp_path, progress=False)
+
+
+def test_instances_without_classes(tmp_path):
+    """Come back without classes: not as points that somebody called unlabelled."""
+    from xmodal.data.nuscenes_write import write_nuscenes
+
+    frame = Frame("a/0", np.ones((9, 3), np.float32), instance=np.arange(9, dtype=np.int32))
+    made = Few(type("", (), {"classes": ("unlabelled", "car")})(), [frame])
+    read = NuScenes(write_nuscenes(made, tmp_path, progress=False))[0]
+    assert read.semantic is None and np.array_equal(read.instance, frame.instance)
 
 
 # --- random frames, tables by another writer -------------------------------------------------------------------------
@@ -311,7 +343,7 @@ def test_splits_and_versions(tmp_path):
         warnings.simplefilter("always")
         assert NuScenes(tmp_path / "root", "mini_val").ids == [f"scene-0103/{k:03d}" for k in range(3)]
         assert NuScenes(tmp_path / "root", "train").ids == [f"scene-{n:04d}/{k:03d}" for n in (61, 1) for k in range(3)]  # in the order of scene.json
-    assert "1 of the 2 scenes of mini_val" in str(told[0].message) and "2 of the 700" in str(told[1].message)
+    assert "1 of the 2 scenes of the split mini_val (missing: scene-0916)" in str(told[0].message) and "2 of the 700" in str(told[1].message)
     with pytest.raises(BadData, match="0 of the 150 scenes of test"):
         NuScenes(tmp_path / "root", "test")
     with pytest.raises(ValueError, match="verifying"):
@@ -340,6 +372,35 @@ def test_only_what_is_there_counts(tmp_path):
     shutil.rmtree(root / "samples")
     with pytest.raises(BadData, match="none of the scans and images"):
         NuScenes(root)
+
+
+def test_scenes_whose_files_are_absent_do_not_count(tmp_path):
+    """All tables, but the files of one scene only: the split is not whole."""
+    root = tmp_path / "root"
+    random_frames(root, np.random.default_rng(2), ("scene-0103", "scene-0916"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(NuScenes(root, "mini_val")) == 6  # whole: nothing is told
+    for path in root.glob("samples/*/scene-0916*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="1 of the 2 scenes of the split mini_val .missing: scene-0916"):
+        assert len(NuScenes(root, "mini_val")) == 3
+
+
+def test_cameras_and_sweeps_that_were_not_unpacked(tmp_path):
+    """Told once, when opened; what was asked for by name is told when it is read."""
+    root = tmp_path / "root"
+    expected = random_frames(root, np.random.default_rng(2))
+    shutil.rmtree(root / "samples/CAM_FRONT"), shutil.rmtree(root / "sweeps")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        dataset = NuScenes(root, sweeps=3)
+        frames = [dataset[i] for i in range(6)]
+    assert ["CAM_FRONT" in str(told[0].message), "sweeps" in str(told[1].message), len(told)] == [True, True, 2]
+    assert dataset.cameras == () and len(dataset) == 6
+    assert all(frame.cameras == [] and np.array_equal(frame.points, made.points) for frame, (made, *_) in zip(frames, expected))
+    with pytest.raises(BadData, match="the image is missing; unpack it, or leave this camera out"):
+        NuScenes(root, cameras=("CAM_FRONT",))[0]
 
 
 def test_without_boxes_or_labels(tmp_path):
@@ -397,6 +458,9 @@ FAULTS = {
     "a box without size": (edit("sample_annotation", lambda rows: rows[0].update(size=[1, 0, 1])), "row 1 holds a size that is not above 0"),
     "an unknown instance": (edit("instance", lambda rows: rows.clear()), "instance.json does not have"),
     "category numbers twice": (edit("category", lambda rows: [row.update(name=f"own{i}", index=1) for i, row in enumerate(rows)]), "number the categories"),
+    "a file in another place": (edit("sample_data", lambda rows: rows[2].update(filename="/etc/passwd")), "sample_data.json: row 3 names as filename a file outside"),
+    "a file above the root": (edit("lidarseg", lambda rows: rows[0].update(filename="lidarseg/../../x.bin")), "lidarseg.json: row 1 names as filename a file outside"),
+    "labels in another place": (edit("panoptic", lambda rows: rows[1].update(filename="../x.npz")), "panoptic.json: row 2 names as filename a file outside"),
     "no LiDAR": (edit("sensor", lambda rows: [row.update(channel="X" + row["channel"]) for row in rows]), "there is no sensor LIDAR_TOP"),
 }
 
@@ -415,6 +479,8 @@ READ_FAULTS = {
     "panoptic labels are others": (each("panoptic/*/*.npz", lambda path: np.savez(path, data=np.zeros(3, np.uint16))), "panoptic.npz: 3 labels for"),
     "panoptic labels have no name": (each("panoptic/*/*.npz", lambda path: np.savez(path, labels=np.zeros(3))), "panoptic.npz: the labels cannot be read"),
     "panoptic labels are fractions": (each("panoptic/*/*.npz", lambda path: np.savez(path, data=np.zeros(3))), "panoptic.npz: labels of type float64"),
+    "panoptic labels are a zip bomb": (each("panoptic/*/*.npz", lambda path: np.savez_compressed(path, data=np.zeros(30_000_000, np.uint16))), "30000000 labels for"),
+    "panoptic labels are signed": (each("panoptic/*/*.npz", lambda path: np.savez(path, data=np.full(len(np.load(path)["data"]), -1))), "labels from -1 to -1"),
     "unknown classes": (each("lidarseg/*/*.bin", lambda path: path.write_bytes(b"\xc8" * path.stat().st_size)), "label ids that this benchmark does not have: 200"),
     "a camera has no key frame": (
         edit("sample_data", lambda rows: [row.update(is_key_frame=False) for row in rows if "CAM_FRONT/scene-0061_0" in row["filename"]]),
@@ -464,6 +530,36 @@ def test_columns_are_made_again_when_they_or_the_tables_change(little, tmp_path)
     assert NuScenes(root).ids[0] == "scene-0655/000" and Tables(root / "v1.0-mini").place("core") != place
 
 
+def test_the_cache_does_not_grow(little, tmp_path):
+    """Tables that change have their old columns deleted; those of other tables stay."""
+    root, mine = shutil.copytree(little, tmp_path / "root"), tmp_path / "mine"
+    NuScenes(little, cache=mine), NuScenes(root, cache=mine)
+    groups = sorted(path.name for path in mine.iterdir())
+    for n in range(3):
+        edit("scene", lambda rows: rows[0].update(name=f"scene-{n:04d}"))(root)
+        assert NuScenes(root, cache=mine).ids[0] == f"scene-{n:04d}/000"
+    again = sorted(path.name for path in mine.iterdir())
+    assert len(again) == len(groups) and len(set(again) & set(groups)) == len(groups) - 4  # locks, and the columns of the others
+    assert len(NuScenes(little, cache=mine)[0].points)
+
+
+def test_a_cache_without_locks_or_on_a_bad_disk(little, tmp_path, monkeypatch):
+    import fcntl
+
+    from xmodal.data import nuscenes_tables
+
+    def none(*args):
+        raise OSError("No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", none)
+        with pytest.raises(BadData, match="cannot lock files here .No locks available"):
+            NuScenes(little, cache=tmp_path / "a")
+    monkeypatch.setattr(nuscenes_tables, "open_columns", lambda place: None)
+    with pytest.raises(BadData, match="cannot be read back"):
+        NuScenes(little, cache=tmp_path / "b")
+
+
 def test_a_root_that_cannot_be_written_to(little, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in little.rglob("*"))
     assert len(NuScenes(little, cache=tmp_path / "mine")) == 6
@@ -481,12 +577,12 @@ def open_and_read(root, cache, start, out):
 
 def test_many_processes_at_once(little, tmp_path):
     """All ask for columns that are not there yet: one makes them, nobody fails."""
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")  # as loaders do
     start, out = context.Event(), context.Queue()
     workers = [context.Process(target=open_and_read, args=(little, tmp_path / "mine", start, out)) for _ in range(4)]
     [worker.start() for worker in workers]
     start.set()
-    sums = {out.get(timeout=30) for _ in workers}
+    sums = {out.get(timeout=60) for _ in workers}
     [worker.join() for worker in workers]
     assert len(sums) == 1 and not list((tmp_path / "mine").glob(".*"))
 

@@ -8,7 +8,9 @@ import json
 import os
 import pickle
 import sys
+import time
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +210,50 @@ def test_damage_is_told(tmp_path):
     assert len(read_pickle(bomb)) == 10**7
 
 
+def test_small_pickles_stay_small(tmp_path):
+    """Indices of 300 million rows in a few bytes, one text turned into bytes a thousand times, a table of many columns of nothing."""
+    import resource
+
+    index = b"cpandas.core.indexes.base\n_new_Index\n(cpandas.core.indexes.range\nRangeIndex\n}(Vstart\nI%d\nVstop\nI99999999\nVstep\nI1\nutR"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = read_pickle(write(tmp_path / "rows.pkl", b"(" + b"".join(index % k for k in range(3)) + b"t."))
+    assert [len(rows) for rows in found] == [99_999_999 - k for k in range(3)] and all(isinstance(rows, range) for rows in found)
+    text = b"\x80\x02X\x40\x42\x0f\x00" + b"a" * 10**6 + b"q\x00"
+    again = text + b"0(" + b"c_codecs\nencode\n(h\x00X\x06\x00\x00\x00latin1tR" * 1000 + b"t."
+    assert_refused(lambda: read_pickle(write(tmp_path / "bytes.pkl", again)), "bytes.pkl", "much more than its size")
+    wide = dataframe({"x": np.zeros(0)}, "2", 3).replace(b"K\x01K\x00\x86", b"J\xff\xe0\xf5\x05K\x00\x86")
+    assert b"J\xff\xe0\xf5\x05K\x00\x86" in wide
+    assert_refused(lambda: read_pickle(write(tmp_path / "wide.pkl", wide)), "wide.pkl")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150_000  # kilobytes
+
+
+def test_large_files_are_not_read(tmp_path, monkeypatch):
+    path = write(tmp_path / "large.pkl", b"x" * 1000)
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("it was read whole"))
+    assert_refused(lambda: read_pickle(path, most=999), "large.pkl", "999 bytes")
+
+
+def test_keys_that_would_never_be_hashed(tmp_path):
+    """A tuple that holds one tuple twice, 60 times over: its hash would take years, in every place where values become keys."""
+    pairs = b"\x80\x02K\x01K\x02\x86" + b"q\x00h\x00\x86" * 60
+    call = b"q\x010c%s\n(]h\x01atR."
+    began = time.monotonic()
+    for data in (
+        pairs + b"q\x010}h\x01K\x00s.",
+        pairs + b"q\x010}(h\x01K\x00u.",
+        pairs + b"q\x010(h\x01K\x00d.",
+        b"\x80\x04" + pairs[2:] + b"q\x010\x8f(h\x01\x90.",
+        b"\x80\x04" + pairs[2:] + b"q\x010(h\x01\x91.",
+        pairs + call % b"builtins\nset",
+        pairs + call % b"builtins\nfrozenset",
+        pairs + b"q\x010ccollections\nOrderedDict\n)Rh\x01K\x00s.",
+    ):
+        assert_refused(lambda: read_pickle(write(tmp_path / "keys.pkl", data)), "keys.pkl", "too many parts")
+    assert time.monotonic() - began < 5
+    thing = {(1, ("a", (2, frozenset({3})))): {(1, 2), "b"}}
+    assert read_pickle(write(tmp_path / "keys.pkl", pickle.dumps(thing))) == thing
+
+
 # ---- pandas tables, without pandas
 
 
@@ -359,7 +405,7 @@ def test_argoverse2_round_trip(tmp_path, seed):
     base = tmp_path / "sensor" if seed % 2 else tmp_path
     frames, poses, mounts, lens, tracks = write_av2(base / "val/log-a", rng, cameras=cameras)
     write_av2(base / "train/log-b", rng, sweeps=1, cameras=())
-    assert Argoverse2.is_at(tmp_path) and not Argoverse2.is_at(base / "val")
+    assert all(Argoverse2.is_at(place) for place in (tmp_path, base, base / "val", base / "val/log-a")) and not Argoverse2.is_at(base / "val/log-a/sensors")
     assert len(Argoverse2(tmp_path)) == 4 and [i.split("/")[0] for i in Argoverse2(tmp_path).ids] == ["train", "val", "val", "val"]
     dataset = Argoverse2(tmp_path, "val", cameras=None if cameras == RING else cameras)
     assert len(pickle.dumps(dataset)) < 10_000 and Argoverse2(tmp_path, "train")[0].cameras == []
@@ -458,8 +504,85 @@ def test_argoverse2_faults(tmp_path):
     assert_refused(lambda: dataset[0], RING[1])
     assert_refused(lambda: Argoverse2(tmp_path / "nowhere"), "no log of Argoverse 2")
     assert_refused(lambda: Argoverse2(tmp_path, "train"), "train/<log>")
+    (log / "away").rename(log / f"sensors/cameras/{RING[1]}")
+    # logs that were unpacked in part are listed, and say so when they are read
     (tmp_path / "test/other/sensors").mkdir(parents=True)
-    assert_refused(lambda: Argoverse2(tmp_path), "other/sensors/lidar")
+    write_av2(tmp_path / "test/pictures", rng, sweeps=2, cameras=RING[:1], count=10)
+    for sweep in (tmp_path / "test/pictures/sensors/lidar").iterdir():
+        sweep.unlink()
+    read = Argoverse2(tmp_path, cameras=())
+    assert [i.split("/")[1] for i in read.ids] == ["log", "other", *["pictures"] * 4]
+    read[0]
+    assert_refused(lambda: read[1], "other/sensors/lidar", "no <nanoseconds>.feather", "unpack this log again")
+    assert_refused(lambda: read[2], "pictures/sensors/lidar", "missing", "unpack the log again")
+
+
+def test_argoverse2_places_and_splits(tmp_path):
+    """The Sensor and the LiDAR dataset, a split, a log: all are opened; a split that is not whole is told, one that does not exist refused."""
+    rng = np.random.default_rng(0)
+    write_av2(tmp_path / "lidar/train/log-a", rng, sweeps=2, cameras=(), count=5)
+    ids = Argoverse2(tmp_path).ids
+    assert len(ids) == 2
+    for place in ("lidar", "lidar/train", "lidar/train/log-a"):
+        assert Argoverse2.is_at(tmp_path / place) and Argoverse2(tmp_path / place).ids == Argoverse2(tmp_path / place, "train").ids == ids
+        with pytest.raises(ValueError, match="no split 'vall'"):
+            Argoverse2(tmp_path / place, "vall")
+        assert_refused(lambda: Argoverse2(tmp_path / place, "val"), "no log of Argoverse 2")
+    (tmp_path / "lidar").rename(tmp_path / "sensor")
+    with pytest.warns(UserWarning, match="1 of the 700 logs of the split train"):
+        Argoverse2(tmp_path, "train")
+
+
+def test_argoverse2_cameras_of_each_log(tmp_path):
+    """Without cameras= each log gives those it has, and what is lacking is told once; with it, they have to be there."""
+    rng = np.random.default_rng(0)
+    for name, cameras in (("a", RING), ("b", RING[:2]), ("c", ())):
+        write_av2(tmp_path / f"val/{name}", rng, sweeps=1, cameras=cameras, count=5)
+    with pytest.warns(UserWarning, match="2 of 3 drives lack images of some cameras .b: ring_") as told:
+        dataset = Argoverse2(tmp_path)
+    assert len(told) == 1 and [tuple(camera.name for camera in frame.cameras) for frame in dataset] == [RING, RING[:2], ()]
+    assert_refused(lambda: Argoverse2(tmp_path, cameras=RING)[1], RING[2], "unpack it, or leave this camera out (cameras=...)")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Argoverse2(tmp_path / "val/c")[0].cameras == []  # no images at all: none were wanted
+
+
+def test_argoverse2_lists_and_tables_once_a_log(tmp_path, monkeypatch):
+    """Sweeps cost eight bytes each; image folders are listed and boxes read once a log, and again when they change."""
+    from xmodal.data import argoverse2
+
+    rng, listed, opened = np.random.default_rng(1), [], []
+    frames, *_, tracks = write_av2(tmp_path / "val/log", rng, sweeps=3, count=5)
+    assert tracks
+    dataset = Argoverse2(tmp_path)
+    assert all(numbers.dtype == np.int64 and numbers.shape == (3,) for numbers in dataset.ids.numbers) and not hasattr(dataset, "frames")
+    moments_in, read_columns = argoverse2.moments_in, argoverse2.read_columns
+    monkeypatch.setattr(argoverse2, "moments_in", lambda folder, ending: (listed.append(folder.name), moments_in(folder, ending))[1])
+    monkeypatch.setattr(argoverse2, "read_columns", lambda path, columns: (opened.append(path.name), read_columns(path, columns))[1])
+    for frame in dataset:
+        assert len(frame.cameras) == 7
+    assert sorted(listed) == sorted(RING) and opened.count("annotations.feather") == opened.count("city_SE3_egovehicle.feather") == 1
+    extra = tmp_path / f"val/log/sensors/cameras/{RING[0]}/{frames[0][0]}.jpg"
+    Image.new("RGB", (36, 48)).save(extra)  # at the moment of the sweep: now the nearest
+    assert dataset[0].cameras[0].timestamp == frames[0][0] * 1e-9 and listed.count(RING[0]) == 2
+
+
+def test_labels_beyond_the_classes(tmp_path):
+    """A .label file of ours with an id that classes.txt does not have; a classes.txt that names a class twice."""
+    frames, *_ = write_av2(tmp_path / "val/log", np.random.default_rng(0), sweeps=1, cameras=())
+    (tmp_path / "classes.txt").write_text("nothing\nthing\n")
+    (tmp_path / "val/log/labels").mkdir()
+    (tmp_path / "val/log/annotations.feather").unlink(missing_ok=True)
+    label = tmp_path / f"val/log/labels/{frames[0][0]}.label"
+    np.full(40, 1, "<u4").tofile(label)
+    assert Argoverse2(tmp_path)[0].semantic.tolist() == [1] * 40
+    np.full(40, 2, "<u4").tofile(label)
+    assert_refused(lambda: Argoverse2(tmp_path)[0], label.name, "label ids that this benchmark does not have: 2")
+    (tmp_path / "classes.txt").write_text("a\na\n")
+    assert_refused(lambda: Argoverse2(tmp_path), "classes.txt", "names a class twice")
+    (tmp_path / "002/lidar").mkdir(parents=True)
+    (tmp_path / "002/lidar/00.pkl.gz").touch()
+    assert_refused(lambda: PandaSet(tmp_path), "classes.txt", "names a class twice")
 
 
 @real
@@ -642,7 +765,9 @@ def test_pandaset_faults(tmp_path):
     (folder / "lidar/01.pkl.gz").unlink()  # told, not left out
     assert len(PandaSet(tmp_path, ())) == 2
     assert_refused(lambda: PandaSet(tmp_path, ())[1], "01.pkl.gz", "no such file")
-    assert_refused(lambda: PandaSet(tmp_path)[0], CAMERAS[1], "missing")
+    with pytest.warns(UserWarning, match="1 of 1 drives lack images of some cameras .002: back_camera"):
+        assert [c.name for c in PandaSet(tmp_path)[0].cameras] == [CAMERAS[0]]
+    assert_refused(lambda: PandaSet(tmp_path, CAMERAS)[0], CAMERAS[1], "missing")
     assert_refused(lambda: PandaSet(folder), "no sequence of PandaSet")
     with pytest.raises(ValueError, match="lidar = 2"):
         PandaSet(tmp_path, lidar=2)

@@ -17,12 +17,13 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.spatial.transform import Rotation
 
-from xmodal.data.depth import Sweeps
+from xmodal.data.depth import DepthFrames, Sweeps
 from xmodal.data.nyu import NyuDepth
 from xmodal.data.redwood import Redwood, pairs
 from xmodal.data.scannet import SCANNET20, ScanNet, frame_starts, read_sens
 from xmodal.data.sunrgbd import SUNRGBD10, SunRgbd
 from xmodal.frame import BadData
+from xmodal.matching import projection_pairs
 
 REAL = Path(os.environ.get("XMODAL_DATA", Path(__file__).parents[2] / "shared/data"))
 few = settings(max_examples=15, deadline=None)
@@ -48,6 +49,12 @@ def travels(dataset):
     same(dataset[0], pickle.loads(packed)[0])
     with pytest.raises(IndexError):
         dataset[len(dataset)]
+
+
+def grows_by(small, large):
+    """Bytes that each further frame adds to what a loader's process is sent."""
+    assert len(large) >= len(small) + 500
+    return (len(pickle.dumps(large)) - len(pickle.dumps(small))) / (len(large) - len(small))
 
 
 def lifted(depth, fx, fy, cx, cy):
@@ -99,12 +106,25 @@ def test_nyu_labelled(seed, count, k, raw):
             camera, depth = frame.check().cameras[0], truth["rawDepths" if raw else "depths"]
             assert np.array_equal(camera.image, truth["images"]) and np.array_equal(camera.depth, depth) and np.array_equal(camera.semantic, truth["labels"])
             s = k / 160
-            expected = lifted(depth, 518.857901 * s, 519.469611 * s, (325.582449 + 0.5) * s - 0.5, (253.736166 + 0.5) * s - 0.5)
+            expected = lifted(depth, 518.857901 * s, 519.469611 * s, (324.582449 + 0.5) * s - 0.5, (252.736166 + 0.5) * s - 0.5)
             assert np.abs(frame.points - expected).max() < 1e-4 and np.array_equal(frame.semantic, truth["labels"][depth > 0])
             ids = {(label, number): camera.instance[(truth["labels"] == label) & (truth["instances"] == number)] for label in range(6) for number in range(4)}
             assert all((part == 0).all() for (_, number), part in ids.items() if not number)
             things = [set(part) for (_, number), part in ids.items() if number and part.size]
             assert all(len(part) == 1 for part in things) and len(set.union(set(), *things)) == len(things)
+
+
+def test_nyu_points_are_the_toolbox_s(tmp_path):
+    """rgb_plane2rgb_world.m: pixels from 1, the published centre. x right, y down, z forward; each point falls back into its pixel, counted from 0."""
+    frames = nyu_frames(np.random.default_rng(0), 1, 160)
+    write_nyu(tmp_path, frames, ["a"], ["wall"])
+    depth = frames[0]["depths"]
+    frame = NyuDepth(tmp_path, truth=False, most=640 * 480)[0]
+    xx, yy = np.meshgrid(np.arange(1, 641), np.arange(1, 481))
+    right, down = (xx - 3.2558244941119034e02) * depth / 5.1885790117450188e02, (yy - 2.5373616633400465e02) * depth / 5.1946961112127485e02
+    theirs = np.column_stack([right.ravel(), down.ravel(), depth.ravel()])
+    assert np.abs(frame.points - np.column_stack([theirs[:, 2], -theirs[:, 0], -theirs[:, 1]])).max() < 1e-5
+    assert np.abs(frame.project(0)[0] - np.column_stack([xx.ravel() - 1, yy.ravel() - 1])).max() < 1e-3
 
 
 def test_nyu_splits_and_forty_classes(tmp_path):
@@ -274,7 +294,25 @@ def test_scannet_sens_is_read_lightly(tmp_path):
     assert len(dataset) == 2000 and np.array_equal(dataset[1999].cameras[0].image, frames[1999][0])
     starts = frame_starts(read_sens(path), path.stat().st_size)
     assert starts.nbytes == 8 * 2000 and starts is frame_starts(read_sens(path), path.stat().st_size)
-    assert len(pickle.dumps(dataset)) < 200 * 2000
+    write_sens(tmp_path / "few/scene0000_00/scene0000_00.sens", frames[:20], color_kind=0)
+    assert grows_by(ScanNet(tmp_path / "few"), dataset) < 1
+
+
+def test_scannet_exported_frames_travel_lightly(tmp_path):
+    """Scenes of 100 and of 700 names: neither the dataset nor its ids hold a string a frame."""
+    for count in (100, 700):
+        for scene in ("scene0000_00", "scene0000_01"):
+            for part, ending in (("color", "jpg"), ("depth", "png")):
+                (tmp_path / f"{count}/scans/{scene}/{part}").mkdir(parents=True)
+                for i in range(0, count, 1 if part == "color" else 3):
+                    (tmp_path / f"{count}/scans/{scene}/{part}/{i}.{ending}").touch()
+    small, large = ScanNet(tmp_path / "100"), ScanNet(tmp_path / "700")
+    expected = [f"scene0000_0{k}/{i}" for k in range(2) for i in range(700)]
+    assert len(large) == 1400 and large.ids == expected and [large.ids[i] for i in (0, 699, 700, -1)] == [expected[i] for i in (0, 699, 700, -1)]
+    assert grows_by(small, large) < 10 and pickle.loads(pickle.dumps(large)).ids == expected
+    assert ScanNet(tmp_path / "700", every=7).ids == [f"scene0000_0{k}/{i}" for k in range(2) for i in range(0, 700, 7)]
+    (tmp_path / "700/scans/scene0000_01/color/700.jpg").touch()
+    refused(lambda: pickle.loads(pickle.dumps(large))[900], "scene0000_01", "701 frames now", "open the dataset again")
 
 
 def test_scannet_exported(tmp_path):
@@ -306,7 +344,7 @@ def test_scannet_exported(tmp_path):
         }  # fmt: skip
         assert frame.ego_to_world is not None and frame.timestamp is None
     for name, content, words in (
-        ("pose/10.txt", "1 2 3", ("no pose",)), ("color/10.jpg", "x", ("cannot be read",)), ("depth/10.png", "x", ("cannot be read",)),
+        ("pose/10.txt", "1 2 3", ("3 numbers", "no matrix of (4, 4)")), ("color/10.jpg", "x", ("cannot be read",)), ("depth/10.png", "x", ("cannot be read",)),
         ("intrinsic/intrinsic_depth.txt", "a b", ("no matrix",)), ("label/10.png", "x", ("cannot be read",)),
     ):  # fmt: skip
         kept = (scenes[0] / name).read_bytes()
@@ -340,7 +378,7 @@ def write_sun(frame, image, mm, k, tilt, part="depth_bfx"):
 
 
 def toolbox_points(mm, k, tilt):
-    """read3dPoints.m and Rtilt as readframeSUNRGBD.m makes it: x right, y forward, z up, pixels from 1."""
+    """read3dPoints.m and Rtilt as readframeSUNRGBD.m makes it: x right, y forward, z up, pixels from 1; what is farther than 8 m is set to 8 m."""
     swap = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
     r_tilt = swap @ tilt @ swap.T
     depth = np.minimum(mm / 1000, 8)
@@ -353,14 +391,16 @@ def small_tilt(rng):
 
 
 @few
-@given(seed=st.integers(0, 10**6), part=st.sampled_from(["depth", "depth_bfx"]))
-def test_sunrgbd_points_are_the_toolbox_s(seed, part):
+@given(seed=st.integers(0, 10**6), part=st.sampled_from(["depth", "depth_bfx"]), clamp=st.booleans())
+def test_sunrgbd_points_are_the_toolbox_s(seed, part, clamp):
     rng = np.random.default_rng(seed)
     tilt, k = small_tilt(rng), [[rng.uniform(10, 20), 0, 6.5], [0, rng.uniform(10, 20), 5.2], [0, 0, 1]]
     image, mm = rng.integers(0, 255, (9, 12, 3)).astype(np.uint8), rng.integers(0, 65536, (9, 12)) // rng.integers(1, 20, (9, 12))
     with tempfile.TemporaryDirectory() as folder:
         write_sun(Path(folder) / "SUNRGBD/realsense/lg/2014_10", image, mm, k, tilt, part)
-        dataset = SunRgbd(folder)
+        dataset = SunRgbd(folder, clamp=clamp)
+        if not clamp:  # no wall at 8 m, where nothing was measured
+            mm = mm * (mm <= 8000)
         assert dataset.ids == ["realsense/lg/2014_10"] and SunRgbd.is_at(Path(folder))
         travels(dataset)
         frame = dataset[0].check()
@@ -371,7 +411,7 @@ def test_sunrgbd_points_are_the_toolbox_s(seed, part):
         assert np.abs(frame.project(0)[0] - np.column_stack([col, row])).max() < 1e-3
 
 
-def test_sunrgbd_boxes_and_splits(tmp_path):
+def test_sunrgbd_boxes_and_splits(tmp_path, capsys):
     rng = np.random.default_rng(0)
     ids = ["kv1/NYUdata/NYU0001", "kv2/kinect2data/000002-resize", "xtion/sun3ddata/brown/b_1/0001"]
     for id in ids:
@@ -400,6 +440,14 @@ def test_sunrgbd_boxes_and_splits(tmp_path):
         only = replace(boxes, center=boxes.center[[k]], size=boxes.size[[k]], yaw=boxes.yaw[[k]])
         assert inside.any() and np.array_equal(only.contains(np.column_stack([theirs[:, 1], -theirs[:, 0], theirs[:, 2]])) == 0, inside)
     assert SunRgbd(tmp_path, truth=False)[0].boxes is None
+    capsys.readouterr()
+    for name in ("kv1/NYUdata/NYU0002", "kv1/NYUdata/NYU0003"):
+        write_sun(tmp_path / "SUNRGBD" / name, np.zeros((9, 12, 3), np.uint8), np.full((9, 12), 3000), [[15, 0, 6], [0, 15, 5], [0, 0, 1]], np.eye(3))
+    assert [len(frame.boxes) for frame in SunRgbd(tmp_path)] == [2, 0, 0, 1, 0] and "2 of 5 frames are not in it" in capsys.readouterr().out
+    deep = tmp_path / "SUNRGBD/kv1"  # the table beside it knows kv1/NYUdata/NYU0001, not NYUdata/NYU0001
+    (tmp_path / "SUNRGBD/SUNRGBDMeta3DBB_v2.mat").write_bytes((tmp_path / "SUNRGBDMeta3DBB_v2.mat").read_bytes())
+    refused(lambda: SunRgbd(deep), "SUNRGBDMeta3DBB_v2.mat", "none of the 3 frames", "NYUdata/NYU0001", "root")
+    assert SunRgbd(deep, truth=False)[0].boxes is None
     lists = tmp_path / "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
     refused(lambda: SunRgbd(tmp_path, "train"), "allsplit.mat", "download")
     lists.parent.mkdir(parents=True)
@@ -427,7 +475,7 @@ def test_sunrgbd_faults(tmp_path):
         (frame / name).write_bytes(kept)
     Image.fromarray(np.ones((9, 12), np.uint8)).save(frame / "depth_bfx/0000103.png")
     refused(lambda: dataset[0], "0000103.png", "16 bits")
-    Image.fromarray(np.ones((9, 9), np.uint16)).save(frame / "depth_bfx/0000103.png")
+    Image.fromarray(np.full((9, 9), 8000, np.uint16)).save(frame / "depth_bfx/0000103.png")
     refused(lambda: dataset[0], "(9, 9)", "(9, 12)")
     Image.fromarray(np.zeros((9, 12), np.uint16)).save(frame / "depth_bfx/0000103.png")
     refused(lambda: dataset[0], "not one depth")
@@ -449,12 +497,32 @@ def test_redwood_pairs_by_time(seed, count):
             (Path(folder) / kind).mkdir()
             for i, moment in enumerate(at[kind], 1):
                 (Path(folder) / f"{kind}/{i:07d}-{moment:012d}.{ending}").touch()
-        found = {depth.stem: color and int(color.stem[8:]) for depth, color in pairs(Path(folder)) if depth}
+        found = {depth[:-4]: color and int(color[8:-4]) for depth, color in pairs(Path(folder)) if depth}
         for i, moment in enumerate(at["depth"], 1):
             gaps = np.abs(at["rgb"] - moment)
             assert found[f"{i:07d}-{moment:012d}"] == (at["rgb"][gaps.argmin()] if gaps.min() <= 33_333 / 2 else None)
         seen = {color for _, color in pairs(Path(folder)) if color}
-        assert len(seen) == count and Redwood(folder).ids == [f"{Path(folder).name}/{(depth or color).stem}" for depth, color in pairs(Path(folder))]
+        assert len(seen) == count and Redwood(folder).ids == [f"{Path(folder).name}/{(depth or color)[:-4]}" for depth, color in pairs(Path(folder))]
+
+
+def test_redwood_frames_travel_lightly(tmp_path):
+    """Scans of 100 and of 700 frames, the last image lost: counted when opened, paired again where they are asked for."""
+    for count in (100, 700):
+        for scan in ("00033", "00034"):
+            for part, ending, late in (("depth", "png", 0), ("rgb", "jpg", 512)):
+                (tmp_path / f"{count}/{scan}/{part}").mkdir(parents=True)
+                for i in range(count - (part == "rgb")):
+                    (tmp_path / f"{count}/{scan}/{part}/{i + 1:07d}-{33_369 * i + late:012d}.{ending}").touch()
+    small, large = Redwood(tmp_path / "100"), Redwood(tmp_path / "700")
+    expected = [f"{scan}/{i + 1:07d}-{33_369 * i:012d}" for scan in ("00033", "00034") for i in range(700)]
+    assert len(large) == 1400 and large.ids == expected and large.ids[-1] == expected[-1] and large.ids[699:702] == expected[699:702]
+    assert grows_by(small, large) < 1
+    there = pickle.loads(pickle.dumps(large))
+    assert there.ids == expected and Redwood(tmp_path / "700", every=15).ids == [id for k in (0, 700) for id in expected[k : k + 700 : 15]]
+    refused(lambda: there[1399], "00034", f"{expected[-1][6:]}.png", "no colour image")
+    (tmp_path / "700/00033/depth" / f"{expected[9][6:]}.png").unlink()
+    (tmp_path / "700/00033/rgb" / f"{10:07d}-{33_369 * 9 + 512:012d}.jpg").unlink()
+    refused(lambda: pickle.loads(pickle.dumps(large))[3], "00033", "699 frames now, and had 700")
 
 
 def test_redwood(tmp_path):
@@ -481,7 +549,40 @@ def test_redwood(tmp_path):
     refused(lambda: dataset[0], "(40, 64)", "(48, 64)")
 
 
-# methods, and real samples --------------------------------------------------------------------------------------------------------------------
+# all of them, methods, and real samples --------------------------------------------------------------------------------------------------------------------
+
+
+def wall_frames(root):
+    """A wall 0.8 m away, as each dataset stores it."""
+    image, mm = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8), np.full((48, 64), 800, np.uint16)
+    for part in ("depth", "scan/depth", "scan/rgb", "nyu"):
+        (root / part).mkdir(parents=True)
+    Image.fromarray(mm).save(root / "depth/0.png")
+    Image.fromarray(image).save(root / "depth/0.jpg")
+    yield DepthFrames(root / "depth", colour=[root / "depth/0.jpg"])
+    write_nyu(root / "nyu", [{"images": image, "depths": mm / np.float32(1000)}], ["a"], ["wall"])
+    yield NyuDepth(root / "nyu", truth=False)
+    k = (60, 0, 31), (0, 60, 23), (0, 0, 1)
+    write_sens(root / "scans/scene0000_00/scene0000_00.sens", [(image, mm, np.eye(4), 0, 0)], k=k, k_depth=k)
+    yield ScanNet(root)
+    write_sun(root / "SUNRGBD/kv1/a", image, mm, k, np.eye(3))
+    yield SunRgbd(root)
+    Image.fromarray(mm).save(root / "scan/depth/0000001-000000000000.png")
+    Image.fromarray(image).save(root / "scan/rgb/0000001-000000000000.jpg")
+    yield Redwood(root / "scan")
+
+
+def test_a_wall_nearer_than_a_metre_gets_pairs(tmp_path):
+    """No vehicle hides it, as in front of a car's cameras: its points pair with their pixels, all but those on the edge."""
+    names = []
+    for dataset in wall_frames(tmp_path):
+        frame = dataset[0].check()
+        found = projection_pairs(frame, occlusion=False)
+        uv, depth = frame.project(0)
+        assert np.allclose(depth, 0.8, atol=1e-5) and len(frame.points) == 48 * 64 and len(found.point) >= 46 * 62, dataset.name
+        assert len(projection_pairs(frame).point) > 0.9 * 46 * 62 and np.allclose(found.uv, uv[found.point], atol=1e-3)
+        names.append(dataset.name)
+    assert names == ["depth", "nyu", "scannet", "sunrgbd", "redwood"]
 
 
 @pytest.fixture(scope="module")
@@ -496,7 +597,7 @@ def room(tmp_path_factory):
     return NyuDepth(root, truth=False)
 
 
-def test_depthcontrast_and_simipu_learn_from_depth_frames(room):
+def test_depthcontrast_and_simipu_have_a_finite_loss_and_gradients_on_depth_frames(room):
     import torch
 
     from xmodal.cloud_views import IndoorAugmentation
@@ -564,8 +665,8 @@ def test_real_sunrgbd_points_meet_their_pixels(tmp_path):
 
 
 @pytest.mark.skipif(not (REAL / "scannet").is_dir(), reason=f"no real scene in {REAL} (not shipped; set XMODAL_DATA)")
-def test_real_scannet_cloud_is_a_room(tmp_path):
-    """A scene's points and colours, read as a sweep of six columns: metres, the floor at 0, z up."""
+def test_a_real_room_of_six_columns_is_read_as_a_sweep():
+    """The points and colours of a ScanNet scene as one .bin file (the reader of sweeps; ScanNet's own layouts are tested above): metres, the floor at 0, z up."""
     frame = Sweeps([REAL / "scannet/scene0000_00.bin"], columns=6, brightest=255)[0].check()
     assert len(frame.points) == 40_684 and (np.ptp(frame.points, 0) < (10, 10, 4)).all()
     heights = np.histogram(frame.points[:, 2], np.arange(-0.1, 3.2, 0.1))[0]

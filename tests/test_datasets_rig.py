@@ -3,9 +3,11 @@
 import json
 import os
 import pickle
+import shutil
 import struct
 import sys
 import tempfile
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,16 +25,26 @@ from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from xmodal.data import bag_write, bags
 from xmodal.data.bags import Bag
 from xmodal.data.datasets import open_dataset
 from xmodal.data.point_files import POINT_FILES, read_points
 from xmodal.data.rig import Moment, Rig, RigCamera, pose, synchronise
+from xmodal.data.street import Street
 from xmodal.frame import BadData
 from xmodal.projection import compose, inverse
 from xmodal.training.batches import Batches
 
 DATA = Path(os.environ.get("XMODAL_DATA", Path(__file__).parents[2] / "shared/data"))
 QUICK = settings(max_examples=30, deadline=None)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """What is kept of bags, away from the user's; loader processes see it too."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder / "xmodal/bags"
 
 
 # --- point files, written byte by byte as their publications say ---
@@ -192,6 +204,34 @@ def test_rays_without_a_return_are_dropped_only_where_the_format_has_them(tmp_pa
         read_points(tmp_path / "scan.pcd")
 
 
+def test_map_coordinates_need_an_origin(tmp_path):
+    near = np.random.default_rng(0).uniform(-60, 60, (50, 3))
+    place = np.array([512_345.25, 1_400_123.75, 310.5])
+    write_las(tmp_path / "scan.las", near + place, np.full(50, 40_000))
+    points, intensity = read_points(tmp_path / "scan.las", brightest=65535, origin=place)
+    assert np.abs(points - near).max() < 0.00052 and abs(intensity[0] - 40_000 / 65535) < 1e-6
+    frame = Rig([], [Moment("a/0", tmp_path / "scan.las", origin=place)], brightest=65535)[0].check()
+    assert np.array_equal(frame.points, points)
+    for wrong in (None, -place):
+        with pytest.raises(BadData, match="map coordinates.*origin"):
+            read_points(tmp_path / "scan.las", brightest=65535, origin=wrong)
+
+
+def test_doubtful_intensities_are_told_once(tmp_path):
+    points, bright = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32), np.linspace(0, 1, 9).astype(np.float32)
+    columns = dict(zip("xyz", points.T))
+    write_ply(tmp_path / "cloudcompare.ply", columns | {"scalar_Intensity": bright}, "binary_little_endian")
+    assert np.array_equal(read_points(tmp_path / "cloudcompare.ply")[1], bright)
+    write_ply(tmp_path / "unnamed.ply", columns | {"echo": bright, "power": bright}, "ascii")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            read_points(tmp_path / "cloudcompare.ply", brightest=255)
+            assert read_points(tmp_path / "unnamed.ply")[1] is None
+    first, second = (str(warning.message) for warning in told)
+    assert "1 or less, full scale is 255" in first and "ignored: echo, power" in second
+
+
 # --- a rig of one's own ---
 
 MY_RIG = '''
@@ -302,7 +342,7 @@ def test_faults_of_a_rig_are_named(yard):
         "labels": (lambda: Rig(cameras, [Moment("a", moment.scan, labels=root / "short.label")], brightest=255)[0], "4 bytes for 400 points"),
         "kind": (lambda: Rig(cameras, [Moment("a", moment.scan, labels=root / "float.npy")], brightest=255)[0], "float64"),
         "class": (lambda: Rig(cameras, [Moment("a", moment.scan, labels=root / "high.npy")], brightest=255, classes=("no", "yes"))[0], "2 classes"),
-        "bright": (lambda: Rig(cameras, [moment])[0], "set brightest=255"),
+        "bright": (lambda: Rig(cameras, [moment])[0], "brightest=255"),
     }
     for name, (fault, match) in faults.items():
         with pytest.raises(BadData, match=match):
@@ -352,8 +392,8 @@ def pack_cloud(table, big_endian):
     return plain[:half] + b"padded" + plain[half:] + b"padded", half + 6
 
 
-def write_drive(path, storage, big_endian=False, leave_out=(), lens=("plumb_bob", 5), epoch=1000.0, late=7.0):
-    """A drive of four scans at 10 Hz, four images of which one comes too late, tf at 20 Hz. The recorder's clock is `late` seconds after the sensors'."""
+def write_drive(path, storage, big_endian=False, leave_out=(), lens=("plumb_bob", 5), epoch=1000.0, late=7.0, tf_times=np.arange(-1, 13) / 20, twins=()):
+    """A drive of four scans at 10 Hz, four images of which one comes too late (also as `twins` of another name), tf at 20 Hz. The recorder's clock is `late` seconds after the sensors'."""
     store = get_typestore(Stores.ROS1_NOETIC if storage == "ros1" else Stores.ROS2_FOXY)
     if storage == "ros1":  # the only type that the store lacks
         store.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf2_msgs/msg/TFMessage"))
@@ -371,17 +411,18 @@ def write_drive(path, storage, big_endian=False, leave_out=(), lens=("plumb_bob"
     clouds, images, cloud_times, image_times = drive_parts()
     messages = [(0, "/tf_static", tf(0, "mast", "base", pose([0, 0, 2], [0, 0, 0, 1]))), (0, "/tf_static", tf(0, "scanner", "mast", pose([0, 0, 0.3], [0, 0, 1, 0])))]
     messages += [(0, "/tf_static", tf(0, "optical", "mast", OFFSET))]
-    messages += [(t, "/tf", tf(t, "base", "odom", drive_pose(t))) for t in np.arange(-1, 13) / 20]
+    messages += [(t, "/tf", tf(t, "base", "odom", drive_pose(t))) for t in tf_times]
     for t, table in zip(cloud_times, clouds):
         data, row = pack_cloud(table, big_endian)
         fields = [of("sensor_msgs/PointField", name, offset, kind, 1) for name, offset, kind, _ in CLOUD_FIELDS]
         messages.append((t, "/points", of("sensor_msgs/PointCloud2", header(t, "scanner"), 2, 30, fields, big_endian, 24, row, np.frombuffer(data, np.uint8), False)))
     for t, image in zip(image_times, images):
         rows = np.pad(image[..., ::-1].reshape(16, -1), ((0, 0), (0, 5)))
-        messages.append((t, "/cam/image_raw", of("sensor_msgs/Image", header(t, "optical"), 16, 24, "bgr8", 0, rows.shape[1], rows.ravel())))
+        for topic in ("/cam/image_raw", *twins):
+            messages.append((t, topic, of("sensor_msgs/Image", header(t, "optical"), 16, 24, "bgr8", 0, rows.shape[1], rows.ravel())))
         whole, K = of("sensor_msgs/RegionOfInterest", 0, 0, 0, 0, False), np.array([20.0, 0, 11.5, 0, 20, 7.5, 0, 0, 1])
         model, count = lens
-        info = (header(t, "optical"), 16, 24, model, np.full(count, 0.01), K, np.eye(3).ravel(), np.zeros(12), 0, 0, whole)
+        info = (header(t, "optical"), 16, 24, model, np.full(count, 0.01), K, np.eye(3).ravel(), np.insert(K, (3, 6, 9), 0), 0, 0, whole)
         messages.append((t, "/cam/camera_info", of("sensor_msgs/CameraInfo", *info)))
     messages.append((0.05, "/scan_again", messages[-1][2]))
     writer = Writer1(path) if storage == "ros1" else Writer2(path, version=8, storage_plugin=StoragePlugin[storage.upper()])
@@ -440,6 +481,137 @@ def test_faults_of_a_bag_are_named(tmp_path):
     fault("nearest is 0.01 s away", within=0.005)
     with pytest.raises(BadData, match="no bag here"):
         Bag(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The topics of each reading of a bag."""
+    asked, raw = [], bags.Recording.raw
+
+    def spy(self, topics, *span):
+        asked.append(sorted(topics))
+        return raw(self, topics, *span)
+
+    monkeypatch.setattr(bags.Recording, "raw", spy)
+    return asked
+
+
+ALL = ["/cam/image_raw", "/points", "/tf", "/tf_static"]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3", "ros1"])
+def test_a_bag_is_passed_over_once_and_what_was_found_is_kept(tmp_path, storage, passes, cache, monkeypatch):
+    path = write_drive(tmp_path / ("drive.bag" if storage == "ros1" else "drive"), storage)
+
+    def surveys():
+        passes.clear()
+        bag = Bag(path, world="odom")
+        return [topics for topics in passes if len(topics) > 1], bag
+
+    found, bag = surveys()
+    assert found == [ALL]
+    passes.clear()
+    first = bag[1]
+    assert sorted(passes) == [["/cam/image_raw"], ["/points"]]  # a frame reads its own messages alone
+    (kept,) = cache.iterdir()
+    found, again = surveys()
+    assert not found and np.array_equal(again[1].points, first.points) and np.array_equal(again[1].ego_to_world, first.ego_to_world)
+    content = kept.read_bytes()
+    for damage in (b"", b"nothing", content[:-30], content[:200] + bytes(60) + content[260:]):
+        kept.write_bytes(damage)
+        found, again = surveys()
+        assert found == [ALL] and kept.read_bytes() == content and np.array_equal(again[1].cameras[0].ego_to_world, first.cameras[0].ego_to_world)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(kept))  # a file: nothing can be written there
+    assert surveys()[0] == [ALL] and surveys()[0] == [ALL]
+    monkeypatch.undo()
+    copied = pickle.loads(pickle.dumps(bag))
+    assert np.array_equal(copied[1].ego_to_world, first.ego_to_world) and len(pickle.dumps(bag)) < 8000
+
+
+def test_a_bag_that_has_changed_is_read_again(tmp_path, passes):
+    path = write_drive(tmp_path / "drive", "mcap")
+    assert len(Bag(path, within=0.3)) == 4
+    shutil.rmtree(path)
+    write_drive(path, "mcap", epoch=2000.0)
+    passes.clear()
+    assert abs(Bag(path)[0].timestamp - 2000) < 1e-6 and ALL in passes
+
+
+def test_what_a_bag_has_not_is_counted(tmp_path, capsys):
+    path = write_drive(tmp_path / "drive", "mcap", twins=("/side/image",))
+    Bag(path, within=0.3)
+    assert "frames;" not in capsys.readouterr().out
+    Bag(path)
+    assert "3 frames; 1 scans have no image within 0.05 s and are left out" in capsys.readouterr().out
+    front = Bag(path).rigs[0].cameras["/cam/image_raw"]
+    side = RigCamera("/side/image", front.intrinsics, front.lidar_to_camera)
+    assert [len(frame.cameras) for frame in Bag(path, images=["/cam/image_raw", "/side/image"], cameras=[side])] == [2, 2, 2]
+    gaps = write_drive(tmp_path / "gaps", "mcap", tf_times=[-0.05, 0.0, 0.05, 0.1, 3.1])
+    capsys.readouterr()
+    bag = Bag(gaps, world="odom")
+    assert "1 frames have a part whose place in odom is not known" in capsys.readouterr().out
+    assert [frame.ego_to_world is not None for frame in bag] == [True, True, False]  # three seconds are no neighbours
+    stamps = bag.recordings[0].index["/points"].stamp
+    asked = np.concatenate([stamps, stamps + 50_000_000, stamps - 10**9, stamps + 3 * 10**9])
+    one = [bags.chain(bag.rigs[0].tree(int(stamp)), "scanner", "odom") is not None for stamp in asked]
+    assert bag.rigs[0].posed(asked).tolist() == one and len(set(one)) == 2
+
+
+def test_one_topic_a_calibration(tmp_path, capsys):
+    twins = tuple(f"/cam/{name}" for name in ("image_rect", "image_color", "image_mono", "image_rect_color"))
+    path = write_drive(tmp_path / "drive", "mcap", twins=twins)
+    assert Bag(path).images == ("/cam/image_rect_color",)
+    told = capsys.readouterr().out
+    assert all(f"/cam/image_rect_color, not {topic}" in told for topic in ("/cam/image_rect;", "/cam/image_color;", "/cam/image_raw;", "/cam/image_mono "))
+    for number, expected in enumerate(("/cam/image_rect", "/cam/image_color", "/cam/image_raw")):
+        left = ("/cam/image_rect_color", "/cam/image_rect", "/cam/image_color")[: number + 1]
+        assert Bag(write_drive(tmp_path / f"drive{number}", "mcap", twins=twins, leave_out=left)).images == (expected,)
+    bag = Bag(path, images=("/cam/image_mono", "/cam/image_rect"))
+    assert [camera.distortion is None for camera in bag[0].cameras] == [False, True]
+
+
+def test_the_shift_of_a_stereo_pair_counts_once(tmp_path, monkeypatch):
+    info, header = bag_write.Messages.info, bag_write.Messages.header
+
+    def shifted(self, seconds, camera):  # as stereo drivers do
+        message = info(self, seconds, camera)
+        message.p[3] = -0.1 * message.p[0] * (camera.name == "image_03")
+        return message
+
+    frames = list(Street(frames=1, size=(48, 160), beams=16, cameras=2))
+    monkeypatch.setattr(bag_write.Messages, "info", shifted)
+    own = Bag(bag_write.write_bag(frames, tmp_path / "own"))[0]  # each camera has a frame of its own, as a ZED
+    for k in range(2):
+        place = compose(frames[0].cameras[k].camera_to_ego, inverse(frames[0].lidar_to_ego))
+        assert np.allclose(own.cameras[k].camera_to_ego, place)
+    monkeypatch.setattr(bag_write.Messages, "header", lambda self, seconds, name: header(self, seconds, name.replace("image_03", "image_02")))
+    shared = Bag(bag_write.write_bag(frames, tmp_path / "shared"))[0]  # both are told in the frame of the first
+    first, second = (camera.camera_to_ego for camera in shared.cameras)
+    assert np.allclose(inverse(first) @ second, pose([0.1, 0, 0], [0, 0, 0, 1]))
+
+
+def test_names_of_bags(tmp_path):
+    for name in ("2024.05.01", "2024.05.02"):
+        write_drive(tmp_path / name, "mcap")
+    assert Bag(tmp_path).ids[::3] == ["2024.05.01/000000", "2024.05.02/000000"]
+    write_drive(tmp_path / "2024.05.02.bag", "ros1")
+    with pytest.raises(BadData, match="two bags are called 2024.05.02"):
+        Bag(tmp_path)
+    (tmp_path / "mlruns/0").mkdir(parents=True)
+    (tmp_path / "mlruns/0/metadata.yaml").write_text("experiment: 0\n")
+    assert not Bag.is_at(tmp_path / "mlruns") and not Bag.is_at(tmp_path / "mlruns/0") and Bag.is_at(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed in /proc only on Linux")
+def test_many_bags_hold_few_files_open(tmp_path):
+    (tmp_path / "all").mkdir()
+    path = write_drive(tmp_path / "all/00", "mcap")
+    for number in range(1, 19):
+        shutil.copytree(path, tmp_path / f"all/{number:02d}")
+    bag = Bag(tmp_path / "all")
+    assert sum(len(bag[i].points) for i in range(0, len(bag), 3)) > 0
+    held = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    assert 0 < sum(name.startswith(str(tmp_path)) for name in held) <= 16
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3", "ros1"])

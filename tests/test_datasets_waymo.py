@@ -2,6 +2,9 @@
 
 import pickle
 import shutil
+import subprocess
+import sys
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -24,6 +27,14 @@ from xmodal.data.waymo_v1 import WaymoRecords  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
 
 LAYOUTS = [(Waymo, write_tables), (WaymoRecords, write_records)]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    "Listings are kept in a folder of the test's own."
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 both = pytest.mark.parametrize("dataset, write", LAYOUTS, ids=["tables", "records"])
 
 
@@ -88,7 +99,7 @@ def test_noise_comes_back_from_both_layouts(tmp_path_factory, seed):
     assert one.ids == two.ids == [f"{SEGMENT}/{BASE}"] and one.classes == two.classes == CLASSES
     a, b = one[0], two[0]
     assert_holds(a, moment, wanted["lidars"], wanted["returns"])
-    assert a.boxes is not None and (b.boxes is None) == (not moment["boxes"])  # a record without boxes may be of the test split
+    assert a.boxes is not None and (b.boxes is None) == (not moment["boxes"])  # a segment without boxes may be of the test split
     b.boxes = b.boxes or a.boxes
     assert_same(a, b)
     assert [CLASSES[i] for i in a.boxes.label] == [("unlabelled", "vehicle", "pedestrian", "sign", "cyclist")[box[7]] for box in moment["boxes"]]
@@ -170,6 +181,7 @@ def test_only_what_is_asked_for_is_read(streets, dataset, write):
     full = dataset(root)[0]
     few = dataset(root / "training", split="train", cameras=("SIDE_LEFT", "FRONT"), truth=False)
     frame = few[0]
+    assert few.classes == dataset(root).classes != CLASSES  # classes.txt lies beside the splits
     assert [c.name for c in frame.cameras] == ["SIDE_LEFT", "FRONT"] and frame.boxes is frame.semantic is frame.cameras[0].semantic is None
     assert np.array_equal(frame.points, full.points) and np.array_equal(frame.cameras[1].image, full.cameras[0].image)
     assert_same(pickle.loads(pickle.dumps(few))[0], frame)
@@ -202,12 +214,102 @@ def test_a_frame_that_is_not_labelled(tmp_path):
         assert bare.semantic is None and bare.instance is None and not labelled.semantic[:front].any() and labelled.semantic[front:].any()
 
 
+def test_an_empty_street_is_no_test_split(tmp_path):
+    """A frame without boxes of a segment that has some: an empty list, in both releases. None only where the whole segment has none."""
+    first = at_random(np.random.default_rng(4), cameras=(), lidars=("TOP",)) | {"boxes": [(1.0, 2, 0, 4, 2, 1.5, 0.1, 1, "car")]}
+    empty = first | {"time": BASE + 100_000, "boxes": []}
+    for dataset, write in LAYOUTS:
+        for order in ((first, empty), (empty, first | {"time": BASE + 200_000})):
+            read = dataset(write(tmp_path, order), cameras=())
+            assert sorted(len(read[i].boxes) for i in range(2)) == [0, 1]
+    write_records(tmp_path, [empty])
+    assert WaymoRecords(tmp_path, cameras=())[0].boxes is None
+
+
+@both
+def test_part_of_a_split_is_told(tmp_path, dataset, write):
+    """1 of 798 segments: whoever asks for "train" is told; a world of one's own is not the published split."""
+    root = write(tmp_path, [at_random(np.random.default_rng(1), cameras=())])
+    with pytest.warns(UserWarning, match="1 of the 798 segments of the split train"):
+        dataset(root, "train", cameras=())
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset(root, "train", cameras=())
+        dataset(root, cameras=())
+    assert dataset.name == {"Waymo": "waymo", "WaymoRecords": "waymo-v1"}[dataset.__name__]
+    (root / "classes.txt").write_text("a\na\n")
+    with pytest.raises(BadData, match="names a class twice"):
+        dataset(root)
+
+
+def test_images_of_one_of_two_segments(tmp_path):
+    """The other one gives clouds, and that is told when the dataset is opened."""
+    moment = at_random(np.random.default_rng(1), cameras=CAMERAS)
+    write_tables(tmp_path, [moment])
+    write_tables(tmp_path, [moment | {"segment": "another"}])
+    for component in ("camera_image", "camera_calibration"):
+        (tmp_path / f"training/{component}/another.parquet").unlink()
+    with pytest.warns(UserWarning, match="1 of 2 drives lack images of some cameras .another: FRONT, "):
+        read = Waymo(tmp_path)
+    assert {id.split("/")[0]: len(read[i].cameras) for i, id in enumerate(read.ids)} == {SEGMENT: 5, "another": 0}
+    (tmp_path / f"training/camera_image/{SEGMENT}.parquet").unlink()  # no images at all: none were wanted
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Waymo(tmp_path)[0].cameras == []
+
+
+def test_a_segment_is_listed_from_one_table(tmp_path, monkeypatch):
+    """vehicle_pose alone has the keys: no other table is opened until it is missing."""
+    from xmodal.data import waymo
+
+    root, seen = write_tables(tmp_path, [at_random(np.random.default_rng(1), cameras=())]), []
+    keys_of = waymo.keys_of
+    monkeypatch.setattr(waymo, "keys_of", lambda path, names: (seen.append(path.parent.name), keys_of(path, names))[1])
+    assert len(Waymo(root)) == 1 and seen == ["vehicle_pose"]
+    (root / f"training/vehicle_pose/{SEGMENT}.parquet").unlink()
+    assert len(Waymo(root)) == 1 and seen[1:] == ["lidar"]
+
+
+def test_records_are_listed_once(tmp_path, monkeypatch):
+    """Listing opens a file twice, however many records it has; the second time not at all; a file that has changed is listed anew."""
+    import builtins
+    from pathlib import Path
+
+    moments = [at_random(np.random.default_rng(1), cameras=(), lidars=("TOP",), time=BASE + k) for k in range(5)]
+    root, seen = write_records(tmp_path, moments), []
+    for owner, name in ((builtins, "open"), (Path, "open")):
+        plain = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, _plain=plain, **how: (str(args[0]).endswith(".tfrecord") and seen.append(args[0]), _plain(*args, **how))[1])
+    first = WaymoRecords(root, cameras=())
+    assert len(first) == 5 and 1 <= len(seen) <= 2
+    seen.clear()
+    again = WaymoRecords(root, cameras=())
+    assert again.ids == first.ids and np.array_equal(again.places, first.places) and again.labelled == first.labelled and not seen
+    assert_same(again[3], first[3])
+    write_records(tmp_path, moments[:3])
+    assert len(WaymoRecords(root, cameras=())) == 3
+
+
+def test_large_groups_are_told_and_mended(tmp_path, monkeypatch):
+    from xmodal.data import waymo
+    from xmodal.data.parquet_rows import rewrite_tables
+
+    moment = at_random(np.random.default_rng(1), cameras=CAMERAS[:1])
+    root = write_tables(tmp_path / "large", [moment | {"time": BASE + k} for k in range(3)])
+    monkeypatch.setattr(waymo, "LARGE", 1)
+    with pytest.warns(UserWarning, match="rewrite_tables"):
+        read = Waymo(root, cameras=CAMERAS[:1])
+    again = Waymo(rewrite_tables(root, tmp_path / "small", rows=1), cameras=CAMERAS[:1])
+    assert again.ids == read.ids
+    for i in range(3):
+        assert_same(again[i], read[i])
+
+
 def test_memory_of_a_large_table(tmp_path):
     """Range images of full size in one row group: rows are decoded one at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from xmodal.data.parquet_rows import keys_of, read_rows
 
     values = np.zeros(64 * 2650 * 4, np.float32)
     rows = 12
@@ -218,11 +320,20 @@ def test_memory_of_a_large_table(tmp_path):
     })  # fmt: skip
     path = tmp_path / "one.parquet"
     pq.write_table(table, path, row_group_size=rows)
-    del table
-    keys = keys_of(path, ("key.frame_timestamp_micros",))
-    before = pa.total_allocated_bytes()
-    found = read_rows(path, keys, keys["key.frame_timestamp_micros"] == rows - 1, ["[LiDARComponent].range_image_return1.values"], 1)
-    assert len(found) == 1 and pa.total_allocated_bytes() - before < 3 * values.nbytes
+    program = f"""
+import pyarrow, xmodal.data.parquet_rows as r
+from pathlib import Path
+path, time, column = Path({str(path)!r}), "key.frame_timestamp_micros", "[LiDARComponent].range_image_return1.values"
+keys = r.keys_of(path, (time,))
+row, = r.read_rows(path, keys, keys[time] == {rows - 1}, [column], AT_ONCE)
+assert len(row[column]) == {len(values)}
+print(pyarrow.default_memory_pool().max_memory())
+"""
+
+    def peak(at_once):  # of a process of its own
+        return int(subprocess.run([sys.executable, "-c", program.replace("AT_ONCE", str(at_once))], capture_output=True, text=True, check=True).stdout)
+
+    assert peak(1) < 6 * values.nbytes < rows * values.nbytes < peak(rows)
 
 
 # ---- damage ---------------------------------------------------------------------------------------------------------------------------------
@@ -268,7 +379,7 @@ SKEWED = np.diag([1.0, 1, 2, 1]).ravel().tolist()
         ("lidar", replaced("[LiDARComponent].range_image_return1.shape", [3, 3, 4]), "numbers for the shape"),
         ("lidar", replaced("[LiDARComponent].range_image_return1.values", None), "no range image"),
         ("lidar", replaced("[LiDARComponent].range_image_return1.values", [float("nan")] * 8), "numbers for the shape"),
-        ("lidar_pose", replaced("[LiDARPoseComponent].range_image_return1.values", None), "no poses"),
+        ("lidar_pose", replaced("[LiDARPoseComponent].range_image_return1.values", None), "no poses of TOP's cells"),
         ("vehicle_pose", replaced("[VehiclePoseComponent].world_from_vehicle.transform", SKEWED), "not a rotation"),
         ("lidar_calibration", replaced("[LiDARCalibrationComponent].extrinsic.transform", [float("nan")] * 16), "0 numbers instead of 16"),
         ("lidar_calibration", replaced("[LiDARCalibrationComponent].beam_inclination.values", [0.1, 0.2]), "beam inclinations"),
@@ -323,7 +434,7 @@ def test_empty_cells_of_tables_are_told(tmp_path):
 def test_a_byte_in_the_middle_of_a_table(tmp_path):
     """Parquet has no checksums that are always there: a damaged page is told, or its numbers are; nothing else may escape."""
     root = write_tables(tmp_path, [at_random(np.random.default_rng(1), cameras=CAMERAS[:1])])
-    rng = np.random.default_rng(2)
+    rng, told = np.random.default_rng(2), {}
     for component in ("lidar", "camera_image", "vehicle_pose"):
         path = root / "training" / component / f"{SEGMENT}.parquet"
         whole_file = path.read_bytes()
@@ -335,8 +446,9 @@ def test_a_byte_in_the_middle_of_a_table(tmp_path):
                 read = Waymo(root, cameras=CAMERAS[:1])
                 [read[i].check() for i in range(len(read))]
             except BadData:
-                pass
+                told[component] = told.get(component, 0) + 1
         path.write_bytes(whole_file)
+    assert min(told.get(component, 0) for component in ("lidar", "camera_image", "vehicle_pose")) >= 5, told
 
 
 def test_a_segment_of_which_nothing_can_be_read_is_not_hidden(tmp_path):
@@ -388,6 +500,10 @@ def test_damaged_records(tmp_path):
         (lambda f: f.lasers[0].ri_return1.ClearField("range_image_compressed"), "no range image"),
         (lambda f: setattr(f.lasers[0].ri_return1, "range_image_compressed", b"no zlib"), "decompressed"),
         (lambda f: setattr(f.lasers[0].ri_return1, "range_image_pose_compressed", f.lasers[0].ri_return1.range_image_compressed), "poses of its cells"),
+        (lambda f: f.lasers[0].ri_return1.ClearField("range_image_pose_compressed"), "no poses of TOP's cells"),
+        (lambda f: f.lasers.add().CopyFrom(f.lasers[0]), "two of one sensor: range image"),
+        (lambda f: f.images.add().CopyFrom(f.images[1]), "two of one sensor: image"),
+        (lambda f: f.context.laser_calibrations.add().CopyFrom(f.context.laser_calibrations[0]), "two of one sensor: calibration"),
         (lambda f: setattr(f.lasers[0].ri_return1, "segmentation_label_compressed", f.lasers[0].ri_return1.range_image_compressed), "does not end|labels|numbers"),
         (lambda f: f.context.laser_calibrations[0].beam_inclinations.append(1.0), "beam inclinations"),
         (lambda f: f.context.camera_calibrations[0].intrinsic.pop(), "f_u f_v"),

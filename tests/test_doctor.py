@@ -111,10 +111,15 @@ def clean(street, tmp_path_factory):
     return root
 
 
+def exit_of(findings):
+    grades = {finding.grade for finding in findings}
+    return 2 if "error" in grades else 1 if "warning" in grades else 0
+
+
 def told_of(layout, root, compared=0):
     """(grade, cause) of what the doctor finds; notes are left out."""
     found = diagnose(*opened(layout, root), methods=(), compared=compared, progress=False)
-    assert found.code == 2 * any(f.grade == "error" for f in found.findings) or found.code == 1 * any(f.grade == "warning" for f in found.findings)
+    assert found.code == exit_of(found.findings)
     return [(finding.grade, finding.cause) for finding in found.findings if finding.grade != "note"]
 
 
@@ -318,7 +323,7 @@ KITTI = {  # name -> file, what happens to it, grade, a part of what is told
     "camera that looks at the sky": (VELO, upwards, "error", "no LiDAR point falls into this camera's image"),
     "labels of another scan": (LABEL, cut, "error", "4 bytes each"),
     "nothing labelled": (LABEL, labels(0), "warning", "not one point is labelled"),
-    "labels beyond the classes": (LABEL, labels(77), "error", "labels go beyond"),
+    "labels beyond the classes": (LABEL, labels(77), "error", "label ids that this benchmark does not have: 77"),
     "unknown class": (f"{DRIVE}/boxes/data/0000000002.txt", lambda path: path.write_text("ufo 1 0 0 0 1 1 1 0\n"), "error", "unknown class 'ufo'"),
     "boxes elsewhere": (SCAN, far_boxes, "warning", "hold no point"),
     "packet cut short": (f"{DRIVE}/oxts/data/0000000002.txt", cut, "error", "values instead of 30"),
@@ -339,7 +344,7 @@ KITTI = {  # name -> file, what happens to it, grade, a part of what is told
     "half of the scanner dark": (SCAN, no_labels(scan(lambda points: points[::3])), "warning", "far fewer points than its neighbours"),
     "cloud upside down": (SCAN, every(scan(lambda points: points * np.float32([1, -1, -1, 1]))), "error", "upside down"),
     "another unit: millimetres": (SCAN, every(scan(lambda points: points * np.float32([1e3, 1e3, 1e3, 1]))), "error", "farther than 2000 m"),
-    "another unit: hundred metres": (SCAN, every(scan(lambda points: points * np.float32([0.05, 0.05, 0.05, 1]))), "error", "nearly all points are within 2 m"),
+    "another unit: hundred metres": (SCAN, every(scan(lambda points: points * np.float32([0.05, 0.05, 0.05, 1]))), "warning", "9 of 10 points are within 2 m"),
     "depth maps in another unit": (SCAN, depth_in_metres, "warning", "depth maps and LiDAR disagree by a factor of 0.33"),
 }  # fmt: skip
 ALSO = {  # what else is true of a fault
@@ -442,7 +447,120 @@ def test_calibration_and_timing_are_measured(sharp, plant, words):
         assert [g for g, cause in causes if words in cause] == ["warning"] and len(causes) == 1, causes
 
 
+@pytest.mark.parametrize("layout", ["kitti", "semantickitti", "nuscenes"])
+def test_nothing_is_told_about_a_clean_calibration(layout, sharp, tmp_path):
+    root = write_layout(layout, sharp[1], tmp_path / "clean")
+    found = diagnose(*opened(layout, root), methods=(), compared=4, progress=False)
+    assert [finding.cause for finding in found.findings if not finding.cause.startswith("not recorded")] == [] and found.code == 0
+    assert [one.status for one in found.alignments] == ["aligned"]
+
+
+def rolled(degrees):
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+
+
+def beside(frame):
+    moved = frame.cameras[0].camera_to_ego.copy()
+    moved[1, 3] += 0.5
+    return moved
+
+
+GROSS = {  # far beyond what the search reaches
+    "turned by 5 degrees": lambda frame, other: changed(frame, camera_to_ego=frame.cameras[0].camera_to_ego @ rigid(turned(np.eye(3), 5, 0).T)),
+    "turned by -8 degrees": lambda frame, other: changed(frame, camera_to_ego=frame.cameras[0].camera_to_ego @ rigid(turned(np.eye(3), -8, 0).T)),
+    "pitched by 3 degrees": lambda frame, other: changed(frame, camera_to_ego=frame.cameras[0].camera_to_ego @ rigid(turned(np.eye(3), 0, 3).T)),
+    "rolled by 2 degrees": lambda frame, other: changed(frame, camera_to_ego=frame.cameras[0].camera_to_ego @ rigid(rolled(2))),
+    "focal length of 0.8": lambda frame, other: changed(frame, intrinsics=frame.cameras[0].intrinsics * [[0.8], [0.8], [1]] + [[0, 0, 0.2 * frame.cameras[0].intrinsics[0, 2]], [0, 0, 0.2 * frame.cameras[0].intrinsics[1, 2]], [0, 0, 0]]),
+    "half a metre beside": lambda frame, other: changed(frame, camera_to_ego=beside(frame)),
+    "mirrored": lambda frame, other: changed(frame, image=np.ascontiguousarray(frame.cameras[0].image[:, ::-1])),
+    "images of others": lambda frame, other: changed(frame, image=other.cameras[0].image),
+}  # fmt: skip
+
+
+def gross(name, frames, others):
+    wrong = Kept.__new__(Kept)
+    wrong.frames = [GROSS[name](frame, other) for frame, other in zip(frames, others)]
+    wrong.ids, wrong.classes = [frame.id for frame in frames], ("unlabelled",) * 256
+    found = diagnose(wrong, methods=(), progress=False)
+    told = [f.cause for f in found.findings if f.grade == "warning" and ("is this calibration of these images?" in f.cause or "off by" in f.cause)]
+    assert len(told) == 1 and found.code == 1, [f.cause for f in found.findings]
+    return told[0]
+
+
+@pytest.mark.parametrize("name", GROSS)
+def test_a_grossly_wrong_calibration_is_told(name, sharp):
+    frames = sharp[1].frames
+    others = list(Street(frames=4, seed=53, size=(120, 400), cameras=1, beams=16, frames_per_drive=4, samples=1)) if name == "images of others" else frames
+    assert "nothing lines up" in gross(name, frames, others)
+
+
+def test_one_bumped_drive_among_others_is_named(sharp):
+    from dataclasses import replace
+
+    monday, tuesday = ([replace(frame, id=f"{day}/{i}") for i, frame in enumerate(sharp[1].frames)] for day in ("monday", "tuesday"))
+    mixed = Kept.__new__(Kept)
+    mixed.frames = monday + [bumped(2, 0)(None, 0, frame) for frame in tuesday[:3]]
+    mixed.ids, mixed.classes = [frame.id for frame in mixed.frames], sharp[1].classes
+    found = diagnose(mixed, methods=(), progress=False)
+    told = [f.cause for f in found.findings if f.grade == "warning" and "in tuesday: off by" in f.cause]
+    assert len(told) == 1 and found.code == 1 and "3 frames" in told[0], [f.cause for f in found.findings]
+    json.dumps(found.plain())
+
+
+def test_a_standing_vehicle_is_one_scene(sharp):
+    wrong = bumped(2, 0)(None, 0, sharp[1].frames[0])
+    found = align([wrong] * 8)
+    assert found.scenes == 1 and found.status == "cannot tell"
+    assert align([bumped(2, 0)(None, 0, frame) for frame in sharp[1].frames[:2]]).status == "off"
+
+
 # ---- what is given back
+
+
+def exit_code(*args):
+    from xmodal.cli import main
+
+    try:
+        return main(["check", *map(str, args)])
+    except SystemExit as ended:
+        return ended.code
+
+
+def test_exit_codes_of_the_command(clean, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("xmodal.doctor.needs_of", lambda *args: [])
+    root = shutil.copytree(clean("kitti"), tmp_path / "kitti")
+    assert exit_code(root) == 0 and "Nothing stands in the way" in capsys.readouterr().out
+    painted(0)(root / IMAGE)
+    assert exit_code(root) == 1 and "Look at the warnings" in capsys.readouterr().out
+    cut(root / SCAN)
+    assert exit_code(root, "--json", tmp_path / "found.json") == 2 and "Mend the errors" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["code"] == 2
+
+
+def test_a_part_that_breaks_loses_no_findings(clean, tmp_path, monkeypatch):
+    root = shutil.copytree(clean("kitti"), tmp_path / "kitti")
+    cut(root / SCAN)
+
+    def broken(*args):
+        raise ZeroDivisionError("by chance")
+
+    for name in ("align", "needs_of"):
+        monkeypatch.setattr(f"xmodal.doctor.{name}", broken)
+    found = diagnose(root, methods=("slidr",), progress=False)
+    causes = [f.cause for f in found.findings]
+    assert found.code == 2 and "cut short" in causes[0] and sum("(ZeroDivisionError: by chance)" in cause for cause in causes) == 2
+    assert "by chance" in told(found)
+
+
+def test_steps_are_those_of_the_frames_that_are_trained_on(clean, monkeypatch):
+    from xmodal.needs import Needs
+
+    asked = []
+    monkeypatch.setattr("xmodal.doctor.needs_of", lambda *args: asked.append(args) or [Needs("slidr", "small", batch_size=2)])
+    found = diagnose(clean("kitti"), methods=("slidr",), compared=0, progress=False)
+    assert asked[0][1:3] == (3, 8)  # of four frames one is held out; all images are prepared
+    assert "without activations" in told(found)
 
 
 def test_report_json_and_text(clean, tmp_path):
@@ -486,6 +604,37 @@ def test_only_what_is_true_is_told_about_real_recordings():
     one = diagnose(DATA / "kitti_object", methods=(), progress=False)
     assert [(f.grade, f.cause) for f in one.findings] == [("note", "not recorded: timestamps, poses")]
     assert one.alignments[0].status == "aligned" and max(map(abs, one.alignments[0].pixels)) < 5
+
+
+def rellis(tmp_path):
+    source, drive, stem = DATA / "rellis3d/example", tmp_path / "Rellis-3D/00000", "frame000104-1581624663_149"
+    for folder, name in (("os1_cloud_node_kitti_bin", "000104.bin"), ("pylon_camera_node", f"{stem}.jpg"), (".", "camera_info.txt"), (".", "transforms.yaml")):
+        (drive / folder).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, drive / folder / name)
+    return tmp_path
+
+
+def nuscenes(tmp_path):
+    from test_datasets_nuscenes import real_key_frame
+
+    (tmp_path / "root").mkdir()
+    real_key_frame(tmp_path / "root")
+    return tmp_path / "root"
+
+
+@needs_data
+@pytest.mark.parametrize("root_of, cameras", [(rellis, 1), (nuscenes, 6), (lambda _: DATA / "argoverse2", 0)], ids=["rellis", "nuscenes", "argoverse2"])
+def test_no_warning_of_other_real_recordings(root_of, cameras, tmp_path):
+    found = diagnose(root_of(tmp_path), methods=(), progress=False)
+    assert [(f.grade, f.cause) for f in found.findings if f.grade != "note"] == [] and found.code == 0
+    assert len(found.alignments) == cameras and {one.status for one in found.alignments} <= {"aligned", "cannot tell"}
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["turned by -8 degrees", "pitched by 3 degrees", "mirrored", "images of others"])
+def test_a_grossly_wrong_calibration_is_told_of_real_recordings(name):
+    dataset = KittiRaw(DATA / "kitti_raw")
+    assert "nothing lines up" in gross(name, [dataset[i] for i in (13, 19, 25, 31)], [dataset[i] for i in (0, 3, 6, 9)])
 
 
 @needs_data

@@ -32,8 +32,15 @@ CALIBRATION = {
 RUN = """
 import sys
 from xmodal.data.kitti import KittiRaw
+import time
+import xmodal.superpixels
 from xmodal.superpixels import SuperpixelCache, Superpixels, cluster
 root, cache = sys.argv[1:]
+quick = xmodal.superpixels.superpixels
+def slow(image, settings):  # so that no machine is done before it is stopped
+    time.sleep(0.05)
+    return quick(image, settings)
+xmodal.superpixels.superpixels = slow
 if __name__ == "__main__":  # the workers of a local cluster import this file
     SuperpixelCache(cache, Superpixels(segments=40)).prepare(KittiRaw(root), workers=2)
 """
@@ -114,6 +121,17 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(root, undisturbed, tmp_path
     assert run.returncode != 0 and said.rstrip().endswith("KeyboardInterrupt")
     cache = SuperpixelCache(tmp_path / "cache", SETTINGS)
     assert not cache.left_over() and 0 < len(maps(cache)) < FRAMES and maps(cache).items() <= undisturbed.items()
+
+
+def test_two_at_once(root, dataset, undisturbed, tmp_path):
+    """Neither stumbles over the other's unfinished files, nor over a line of the list that is none."""
+    (tmp_path / "run.py").write_text(RUN)
+    cache = SuperpixelCache(tmp_path / "cache", SETTINGS)
+    cache.folder.mkdir(parents=True)
+    (cache.folder / "frames.jsonl").write_text('5\n["x"\n')
+    runs = [subprocess.Popen([sys.executable, tmp_path / "run.py", root, tmp_path / "cache"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait(60) for run in runs] == [0, 0]
+    assert cache.verify(dataset) == [] and maps(cache) == undisturbed
 
 
 class Opened:

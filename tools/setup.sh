@@ -39,7 +39,7 @@ fi
 python=.venv/bin/python
 
 # 3. Python packages.
-say "installing Python packages (one or two minutes)"
+say "installing Python packages (some minutes, silently)"
 "$python" -m pip install -q -c constraints.txt 'setuptools<80' wheel ninja 2>&1 | { grep -v '^WARNING: Location' || true; }
 "$python" -m pip install -q -c constraints.txt --no-build-isolation -e '.[train,vit,world,datasets,cluster,lab,dev]' 2>&1 | { grep -v '^WARNING: Location' || true; }
 

@@ -46,7 +46,7 @@ def demo(
         })
         print(f"\n== seed {seed}: compare with a random network", flush=True)
         run(EXPERIMENTS / "probe.ipynb", out / f"{name}_{seed}" / "probe", {
-            "checkpoint": trained["checkpoint"], "seed": seed, "cache": str(out / "superpixels"),
+            "checkpoint": trained["checkpoint"], "data": data, "root": root, "seed": seed, "cache": str(out / "superpixels"),
         })
     results = summarise(out, [out / f"{name}_{seed}" for seed in range(seeds)])
     write_json(out / "results.json", results)

@@ -26,6 +26,10 @@ class BadData(ValueError):
         super().__init__(f"{path}: {cause}; {mend}")
         self.path, self.cause, self.mend = str(path), cause, mend
 
+    def bare(self) -> "BadData":
+        "The same without its traceback, which would keep whole frames in memory."
+        return type(self)(self.path, self.cause, self.mend)
+
     def __reduce__(self):  # travels whole from a loader's worker process
         return type(self), (self.path, self.cause, self.mend)
 
@@ -97,6 +101,7 @@ class Frame:
     boxes: Boxes | None = None
     timestamp: float | None = None  # seconds
     path: str = ""  # the scan's file, for messages
+    min_depth: float = 1.0  # metres before a camera: nearer points are not matched to pixels (SLidR: they are of the own vehicle); 0 for a sensor without one
 
     def lidar_to_camera(
         self,
@@ -127,7 +132,7 @@ class Frame:
             check_camera(camera, f"{where} ({camera.name})")
             check_poses(camera, f"{where} ({camera.name})")
             uv, depth = self.project(i)
-            if not in_image(uv, depth, camera.size).any():
+            if not in_image(uv, depth, camera.size, self.min_depth).any():
                 raise BadData(
                     f"{where} ({camera.name})",
                     "no LiDAR point falls into this camera's image",

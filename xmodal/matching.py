@@ -58,14 +58,13 @@ class Pairs:
 # %% ../nbs/04_matching.ipynb #7d578bbe
 def projection_pairs(
     frame: Frame,
-    min_depth: float = 1.0,  # metres
     occlusion: bool = True,  # leave out hidden points (projection.visible)
 ) -> Pairs:  # of all cameras, ordered by camera
     "The points that each camera sees, and where."
     found = []
     for i, camera in enumerate(frame.cameras):
         uv, depth = frame.project(i)
-        seen = in_image(uv, depth, camera.size, min_depth)
+        seen = in_image(uv, depth, camera.size, frame.min_depth)
         if occlusion:
             seen &= visible(uv, depth, camera.size)
         point = seen.nonzero()[0]

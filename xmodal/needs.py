@@ -29,6 +29,7 @@ class Needs:
     method: str
     recipe: str
     unfit: str = ""  # why it cannot be trained on this dataset; "" = it can
+    failed: str = ""  # an error that nobody expected, for which nothing can be told; "" = none
     superpixels: str = ""  # which ones it wants: "slic 150"; "" = none
     preparation: float = 0.0  # seconds until all superpixels are there, with all cores
     disk: int = 0  # bytes of superpixels
@@ -88,7 +89,7 @@ def _stored(folder: str) -> int:
 # %% ../nbs/10_needs.ipynb #617da54f
 def needs_of(
     frames: list[Frame],  # a few sound ones to try with
-    count: int,  # frames of the whole dataset
+    count: int,  # frames to train on
     images: int,  # of the whole dataset
     methods: Iterable[str] = tuple(METHODS),
     wanted: Iterable[str] = ("paper", "small"),  # recipes
@@ -109,8 +110,10 @@ def needs_of(
                 if pictures:
                     _try_preparation(needs, getattr(recipe, "superpixels", None), pictures, images / cores, images, trials)
                 _try_batch(needs, recipe, frames)
-            except Exception as error:  # whatever stops the batch will stop the training
+            except ValueError as error:  # BadData among them: what stops the batch will stop the training
                 needs.unfit = getattr(error, "cause", None) or " ".join(f"{error}".split()) or type(error).__name__
+            except Exception as error:  # this may be no fault of the data: it is told with its name
+                needs.failed = " ".join(f"{type(error).__name__}: {error}".split())
     return found
 
 

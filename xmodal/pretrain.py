@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'method_class', 'recipes', 'without_intensity', 'build', 'load_method', 'random_twin', 'ViewMaker',
-           'planner', 'digest', 'unseen', 'pretrain']
+           'planner', 'digest', 'source_of', 'unseen', 'pretrain']
 
 # %% ../nbs/09_pretrain.ipynb #982572c3
 import hashlib
@@ -143,6 +143,24 @@ def digest(
 ) -> str:
     "A fingerprint of the ids of its frames."
     return hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()[:16]
+
+
+def source_of(
+    checkpoint: str | Path,  # named in the message
+    card: dict[str, Any],  # of the checkpoint
+    data: str | None = None,  # name of a dataset; None = what the method was trained on
+    root: str | Path | None = None,  # its folder; None = where it was then
+) -> dict[str, Any]:  # arguments of `open_dataset`
+    "The recordings of a run, or others. Raises BadData if the card names none, or names a Python file that the user does not: a checkpoint never runs code."
+    source = dict(card["source"] or {})
+    if data is not None and data != source.get("name"):
+        source = {}
+    source |= {key: str(value) for key, value in (("name", data), ("root", root)) if value}
+    if "name" not in source:
+        raise BadData(checkpoint, "its card does not say where its frames came from", "give --data and --root")
+    if data is None and source["name"].endswith(".py"):
+        raise BadData(checkpoint, f"its frames are described by a Python file, {source['name']}", f"give it yourself if you trust it: --data {source['name']}")
+    return source
 
 
 def unseen(

@@ -16,7 +16,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -162,15 +162,17 @@ def _on_cluster(work: Callable[[int], Any], rows: list[int], client: Any) -> Ite
 
     job = client.submit(bytes, cloudpickle.dumps(work), pure=False)
     chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    futures = {client.submit(_some, job, chunk, pure=False): chunk for chunk in chunks}
+    futures, lost = {client.submit(_some, job, chunk, pure=False): chunk for chunk in chunks}, []
     try:
         for future in distributed.as_completed(list(futures)):
             chunk = futures.pop(future)  # and so Dask may forget the result
             try:
                 yield from zip(chunk, future.result())
             except distributed.KilledWorker:
-                fault = BadData(f"rows {chunk[0]} to {chunk[-1]} of the dataset", "each worker that took them died", "see its log; often the memory is full: start workers with fewer threads")
-                yield from ((row, fault) for row in chunk)
+                lost += chunk
+        if lost:
+            cause = f"each worker that took rows {', '.join(map(str, sorted(lost)[:8]))}{', ...' if len(lost) > 8 else ''} of the dataset died"
+            raise BadData(client.scheduler.address, cause, "see its log; often the memory is full: start workers with fewer threads, then this again: what is done is kept")
     except CancelledError as error:
         raise BadData(client.scheduler.address, "the Dask scheduler is gone", "start it and its workers again, then this: what is done is kept") from error
     finally:
@@ -217,7 +219,7 @@ def _on_frame(dataset: Any, work: Callable[[Frame], Any], row: int) -> Any:
     try:
         frame = dataset[row]
     except BadData as fault:
-        return fault
+        return fault.bare()
     return work(frame)
 
 
@@ -276,7 +278,7 @@ class FrameList:
         for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
             try:
                 name, frame_id, digests = json.loads(line)
-            except ValueError:
+            except (ValueError, TypeError):
                 continue
             if name == dataset.name:
                 self.known[frame_id] = digests
@@ -328,6 +330,7 @@ class SuperpixelCache:
         digest = "" if callable(settings) else hashlib.sha256(json.dumps(asdict(settings)).encode()).hexdigest()[:8]
         self.folder = Path(folder) / (name or f"{settings.method}-{settings.segments}-{digest}")
         self.repaired: list[Path] = []  # files that were unreadable and have been computed again
+        self.by_list = 0  # frames that the last `prepare` did not open, since its list knows them
 
     def __getstate__(self):  # to a process that may work in another folder
         return self.__dict__ | {"folder": self.folder.absolute()}
@@ -370,16 +373,20 @@ class SuperpixelCache:
     ) -> list[BadData]:  # of the frames that could not be read, for the caller to tell
         "Compute what is not there yet, with progress. May be stopped at any moment and started again."
         for left in self.left_over():
-            if time.time() - left.stat().st_mtime > 3600:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has finished it meanwhile
+                if time.time() - left.stat().st_mtime > 3600:
+                    left.unlink()
         frames = FrameList(self.folder / "frames.jsonl", dataset)
         done = frames.rows({path.stem for path in self.folder.glob("*/*.png")})
         looked_at = spread(done, LOOKED_AT)
         faults = over(dataset, looked_at, self._make, frames.note, None, workers, client)
         believed = set(looked_at if faults or frames.changed else done)
+        self.by_list = len(believed) - len(looked_at)
         with Progress(len(dataset), "superpixels", "frame", start=len(believed)) as progress:
             rest = [row for row in range(len(dataset)) if row not in believed]
             faults |= over(dataset, rest, self._make, frames.note, progress, workers, client)
+        if len(faults) < len(dataset) and not any(map(frames.known.get, dataset.ids)):
+            raise BadData(dataset.name, "its frames have no image: there is nothing to divide", "unpack the images, or learn from points alone, which needs no superpixels")
         return [faults[row] for row in sorted(faults)]
 
     def verify(
@@ -396,7 +403,8 @@ class SuperpixelCache:
             frames = FrameList(self.folder / "frames.jsonl", dataset)
             for row in wrong:
                 frames.note(row, None)
-            raise several(self.folder, [fault for row in wrong for fault in found[row]], "prepare them again: whatever is sound is kept")
+            unread = f" ({len(faults)} frames could not be read)" if faults else ""
+            raise several(self.folder, [fault for row in wrong for fault in found[row]], f"prepare them again: whatever is sound is kept{unread}")
         return list(faults.values())
 
     def _make(self, frame: Frame) -> list[str]:  # digests of its images

@@ -25,7 +25,7 @@ def write_bag(
     compressed: bool = False,  # images as PNG
     epoch: float = 1_700_000_000.0,  # seconds, added to timestamps
 ) -> Path:  # path
-    "Clouds on /lidar/points, images on /NAME/image_rect (raw, or /compressed), calibrations, and poses as tf from lidar to odom."
+    "Clouds on /lidar/points, images on /NAME/image_rect, or image_raw where the lens distorts (plain, or /compressed), calibrations, and poses as tf from lidar to odom."
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import Stores, get_typestore
 
@@ -47,7 +47,8 @@ def write_bag(
                 put("/tf_static", at, ros.tf(epoch + at, name, "lidar", place))
                 put("/tf", at, ros.tf(epoch + at, "lidar", "odom", compose(frame.lidar_to_ego, camera.ego_to_world)))
                 put(f"{about}/camera_info", at, ros.info(epoch + at, camera))
-                put(f"{about}/image_rect" + "/compressed" * compressed, at, ros.image(epoch + at, camera, compressed))
+                kind = "image_rect" if camera.distortion is None else "image_raw"
+                put(f"{about}/{kind}" + "/compressed" * compressed, at, ros.image(epoch + at, camera, compressed))
             put("/tf", frame.timestamp, ros.tf(epoch + frame.timestamp, "lidar", "odom", compose(frame.lidar_to_ego, frame.ego_to_world)))
             put("/lidar/points", frame.timestamp, ros.cloud(epoch + frame.timestamp, frame))
     return Path(path)
@@ -90,6 +91,9 @@ class Messages:
 
     def info(self, seconds: float, camera: Any) -> Any:
         k, (height, width) = camera.intrinsics, camera.size
-        p = np.column_stack([k, np.zeros(3)])
+        p = np.column_stack([k, np.zeros(3)])  # of the rectified image, for which k serves too
+        lens = np.zeros(5)
+        if camera.distortion is not None:
+            lens[: len(camera.distortion)] = camera.distortion
         whole = self.make("sensor_msgs/RegionOfInterest", 0, 0, 0, 0, False)
-        return self.make("sensor_msgs/CameraInfo", self.header(seconds, camera.name), height, width, "plumb_bob", np.zeros(5), k.ravel(), np.eye(3).ravel(), p.ravel(), 0, 0, whole)
+        return self.make("sensor_msgs/CameraInfo", self.header(seconds, camera.name), height, width, "plumb_bob", lens, k.ravel(), np.eye(3).ravel(), p.ravel(), 0, 0, whole)

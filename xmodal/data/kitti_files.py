@@ -25,7 +25,7 @@ def read_floats(
 ) -> np.ndarray:  # (N, columns) float32
     "The points of a scan as they are stored. Raises BadData if it is missing, cut short, empty, or if place or intensity hold NaN."
     if not path.is_file():
-        raise BadData(path, "the scan is missing", "copy the recording again, or delete this frame's image too")
+        raise BadData(path, "the scan is missing", "unpack the recording's scans, or leave this frame out")
     size = path.stat().st_size
     if size % (4 * columns):
         raise BadData(path, f"{size} bytes are no whole number of points ({4 * columns} bytes each): it was cut short", "copy it again")
@@ -42,7 +42,7 @@ def read_scan(
     columns: int = 4,  # numbers a point
     brightest: float = 1.0,  # the intensity of full scale: 1 (KITTI) or 255 (nuScenes)
 ) -> tuple[np.ndarray, np.ndarray]:  # points (N, 3) float32 metres, LiDAR frame; intensity (N,) float32 in [0, 1]
-    "A LiDAR scan. Raises BadData for what `read_floats` does, and if intensities are beyond full scale."
+    "A LiDAR scan. Raises BadData for what `read_floats` does, and if intensities are beyond full scale or below 0."
     scan = read_floats(path, columns)
     return np.ascontiguousarray(scan[:, :3]), scaled(scan[:, 3], brightest, path)
 
@@ -52,9 +52,12 @@ def scaled(
     brightest: float,  # full scale
     path: Path,  # for the message
 ) -> np.ndarray:  # (N,) float32 in [0, 1]
-    "Intensities on the scale that all datasets share. Raises BadData if some are beyond full scale."
+    "Intensities on the scale that all datasets share. Raises BadData if some are beyond full scale, or below 0."
+    if (least := float(intensity.min())) < -1e-6:
+        raise BadData(path, f"intensities go down to {least:g}, 0 is nothing", "copy the file again, or scale them to what is between 0 and full scale")
     if (most := float(intensity.max())) > brightest * 1.001:
-        raise BadData(path, f"intensities go up to {most:g}, full scale is {brightest:g}", "set brightest=255, or what full scale is, or copy the file again")
+        likely = next((full for full in (1, 255, 65535) if most <= full), most)
+        raise BadData(path, f"intensities go up to {most:g}, full scale is {brightest:g}", f"copy the file again, or open it with brightest={likely:g} if that is full scale")
     return np.clip(intensity / np.float32(brightest), 0, 1)
 
 
@@ -64,7 +67,7 @@ def read_point_labels(
 ) -> tuple[np.ndarray, np.ndarray]:  # semantic (N,) int32, instance (N,) int32
     "Per-point labels as SemanticKITTI stores them (Behley et al., ICCV 2019). Raises BadData unless there is one a point."
     if path.stat().st_size != 4 * count:
-        raise BadData(path, f"{path.stat().st_size} bytes for {count} points (4 bytes each)", "copy the labels again: they belong to another scan")
+        raise BadData(path, f"{path.stat().st_size} bytes for {count} points (4 bytes each)", "copy the scan and its labels again: one was cut short, or they belong to different frames")
     labels = np.fromfile(path, "<u4")
     return (labels & 0xFFFF).astype(np.int32), (labels >> 16).astype(np.int32)
 
@@ -73,12 +76,16 @@ def read_png(
     path: Path,  # any image that Pillow reads
     mode: str | None = None,  # "RGB" to convert; None keeps what is stored (uint8 or uint16)
 ) -> np.ndarray:  # (H, W, 3) uint8, or (H, W)
-    "An image. Raises BadData if it is missing or cannot be decoded to its end."
+    "An image. Raises BadData if it is missing, cannot be decoded to its end, or is to be converted from other numbers than bytes."
     if not path.is_file():
-        raise BadData(path, "the image is missing", "copy the recording again, or delete this frame's scan too")
+        raise BadData(path, "the image is missing", "unpack it, or leave this camera out (cameras=...)")
     try:
         with Image.open(path) as image:
+            if mode and image.mode[0] in "IF":  # Pillow would cut them off at 255
+                raise BadData(path, f"it holds numbers of more than 8 bits (Pillow's mode {image.mode}), not colours", "store it with 8 bits a channel")
             return np.array(image.convert(mode) if mode else image)
+    except BadData:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadData(path, f"the image cannot be read ({error})", "copy it again: the file is damaged") from None
 
@@ -95,7 +102,7 @@ def read_numbers(
 ) -> dict[str, np.ndarray]:  # the lines that hold numbers only
     "A KITTI calibration file. Raises BadData if it is missing or a number in it is NaN or infinite."
     if not path.is_file():
-        raise BadData(path, "the calibration file is missing", "copy it from KITTI's calibration archive of that day")
+        raise BadData(path, "the calibration file is missing", "unpack the calibration of this recording")
     numbers = {}
     for line in path.read_text(errors="replace").splitlines():
         key, _, values = line.partition(":")

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TABLES', 'VISIBILITY', 'TableWriter', 'token', 'pose_fields', 'scan_bytes', 'to_255', 'Spot', 'spots', 'write_frame',
-           'add_sensor', 'box_rows', 'add_labels', 'write_nuscenes', 'write_tables', 'scene_rows', 'link']
+           'add_sensor', 'box_rows', 'add_labels', 'write_nuscenes', 'write_categories', 'write_tables', 'scene_rows',
+           'link']
 
 # %% ../../nbs/data/12_nuscenes_write.ipynb #462d36be
 import hashlib
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from .datasets import drive_of
-from .kitti_write import write_classes, write_png
+from .kitti_write import write_png
+from .semantickitti_write import tell_lost
 from ..files import write_whole
-from ..frame import BadData, Boxes, Camera, Frame
+from ..frame import BadData, Camera, Frame
 from ..progress import Progress
 from ..projection import compose, is_rigid, rigid, rotation_z, transform
 
@@ -232,7 +234,7 @@ def _fits(ids: np.ndarray, limit: int, where: str) -> None:
 
 # %% ../../nbs/data/12_nuscenes_write.ipynb #9235eaa7
 TABLES = (
-    "log", "scene", "sample", "sensor", "calibrated_sensor", "ego_pose", "category", "attribute", "visibility", "instance", "sample_annotation", "map",
+    "log", "scene", "sample", "sensor", "calibrated_sensor", "ego_pose", "attribute", "visibility", "instance", "sample_annotation", "map",
     "lidarseg", "panoptic", "sample_data",
 )  # fmt: skip
 VISIBILITY = ("v0-40", "v40-60", "v60-80", "v80-100")
@@ -245,6 +247,7 @@ def write_nuscenes(
     progress: bool = True,  # show how far it is
 ) -> Path:  # root
     """Writes a dataset as nuScenes, one frame in memory at a time. Frames that are there already are not made again.
+    What nuScenes has no place for is left out: depth and labels of pixels; a warning names each once.
     Raises BadData for what nuScenes cannot say, and if the folder holds another dataset."""
     root, places = Path(root), spots(dataset.ids)
     records = [root / version / f".frames/{spot.stem}__{spot.number:06d}.json" for spot in places]
@@ -253,16 +256,31 @@ def write_nuscenes(
         _refuse_another(root, records[done.index(True)], dataset[done.index(True)])
     elif (root / version / "sample_data.json").exists():
         raise BadData(root / version, "another dataset is here", "choose another folder, or another version")
-    write_classes(root / "classes.txt", dataset.classes)
+    write_categories(root / version / "category.json", dataset.classes)
+    told: set[str] = set()
     with Progress(len(places), "write", "frame", start=sum(done)) if progress else nullcontext() as counter:
         for i, (spot, record) in enumerate(zip(places, records)):
             if not done[i]:
-                write_whole(record, json.dumps(write_frame(root, version, spot, dataset[i], len(dataset.classes)), allow_nan=False))
+                frame = dataset[i]
+                tell_lost(frame, ("semantic", "instance", "boxes"), "nuScenes", told)
+                write_whole(record, json.dumps(write_frame(root, version, spot, frame, len(dataset.classes)), allow_nan=False))
                 if counter:
                     counter.update()
     if not all(done) or not (root / version / "sample_data.json").is_file():
-        write_tables(root / version, places, records, dataset.classes)
+        write_tables(root / version, places, records)
     return root
+
+
+def write_categories(
+    path: Path,  # category.json
+    classes: tuple[str, ...],
+) -> None:
+    "The table of categories. Raises BadData if one of other classes is there."
+    rows = [{"token": token("category", i), "name": name, "description": "", "index": i} for i, name in enumerate(classes)]
+    if not path.is_file():
+        write_whole(path, json.dumps(rows, indent=0))
+    elif json.loads(path.read_text()) != rows:
+        raise BadData(path, "another dataset with other classes was written here", "choose another folder, or empty this one")
 
 
 def _refuse_another(root: Path, record: Path, frame: Frame) -> None:
@@ -275,16 +293,13 @@ def write_tables(
     folder: Path,  # v1.0-mini
     places: list[Spot],
     records: list[Path],  # the rows of each frame
-    classes: tuple[str, ...],
 ) -> None:
-    "All tables; sample_data.json, by which the dataset is recognised, gets its name last."
+    "All tables but the categories; sample_data.json, by which the dataset is recognised, gets its name last."
     scenes: dict[str, list[Path]] = {}
     for spot, record in zip(places, records):
         scenes.setdefault(spot.scene, []).append(record)
     with ExitStack() as stack:
         tables = {name: stack.enter_context(TableWriter(folder / f"{name}.json")) for name in reversed(TABLES)}
-        for i, name in enumerate(classes):
-            tables["category"].add({"token": token("category", i), "name": name, "description": "", "index": i})
         for i, level in enumerate(VISIBILITY, 1):
             tables["visibility"].add({"token": str(i), "level": level, "description": ""})
         seen: set[str] = set()  # sensors and calibrations: many frames name the same

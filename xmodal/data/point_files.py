@@ -7,13 +7,14 @@ __all__ = ['INTENSITY', 'READERS', 'POINT_FILES', 'cloud_of', 'read_arrays', 're
            'read_cloud', 'read_points', 'returns']
 
 # %% ../../nbs/data/30_point_files.ipynb #d3214b5a
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .kitti_files import read_floats, scaled
-from ..frame import BadData
+from ..frame import FARTHEST, BadData
 
 # %% ../../nbs/data/30_point_files.ipynb #9ab5c689
 INTENSITY = ("intensity", "intensities", "i", "reflectance", "reflectivity", "remission")  # what its column is called
@@ -23,12 +24,14 @@ def cloud_of(
     columns: Mapping[str, np.ndarray],  # name -> (N,), capital or small letters
     organised: bool,  # NaN and 0 0 0 stand for "no return"; otherwise NaN is a fault
     path: str | Path,  # for the message
+    origin: Sequence[float] | None = None,  # x, y, z metres, subtracted: the scanner's place, for points in map coordinates
+    others: Sequence[str] = (),  # columns that were not handed over, for the warning
 ) -> tuple[np.ndarray, np.ndarray | None]:  # points (N, 3) float32 metres, all NaN where there was no return; intensity (N,) float32 as stored, None if there is none
-    "Raises BadData if x, y or z is missing, if there is no point, or for NaN or infinity where they are no sign."
-    named = {name.lower(): np.asarray(column) for name, column in columns.items()}
+    "Raises BadData if x, y or z is missing, if there is no point, if all are in map coordinates, or for NaN or infinity where they are no sign. Warns if none of several columns is the intensity."
+    named = {name.lower().removeprefix("scalar_"): np.asarray(column) for name, column in columns.items()}  # CloudCompare writes scalar_Intensity
     if lost := [axis for axis in "xyz" if axis not in named or named[axis].dtype.kind not in "fiu"]:
         raise BadData(path, f"it has no column of numbers called {' or '.join(lost)} (found: {', '.join(columns) or 'nothing'})", "name the columns x, y, z and intensity")
-    points = np.stack([named[axis].ravel() for axis in "xyz"], 1).astype(np.float32)
+    points = np.stack([named[axis].ravel() for axis in "xyz"], 1)
     intensity = next((named[name].ravel().astype(np.float32) for name in INTENSITY if name in named), None)
     lost = ~np.isfinite(points).all(1)
     if organised:
@@ -38,6 +41,12 @@ def cloud_of(
     faulty = (False if organised else lost) | (False if intensity is None else ~lost & ~np.isfinite(intensity))
     if bad := int(np.sum(faulty)):
         raise BadData(path, f"{bad} of {len(points)} points are NaN or infinite", "drop these points, then write the scan again")
+    if intensity is None and (ignored := sorted({*named} - {*"xyz"} | {*others})):
+        warnings.warn(f"no column is the intensity ({', '.join(INTENSITY)}); ignored: {', '.join(ignored)}")  # shown once, not for every scan
+    points = (points if origin is None else points - np.asarray(origin, np.float64)).astype(np.float32)
+    if (nearest := np.abs(points[~lost]).max(1).min()) > FARTHEST:
+        cause = f"all points are {nearest:,.0f} m and more from the origin: these are map coordinates, or not metres"
+        raise BadData(path, cause, "give the scanner's place in them as origin (of the Moment, or of read_points)")
     points[lost] = np.nan
     return points, intensity
 
@@ -107,19 +116,20 @@ POINT_FILES = (".bin", *READERS)  # endings that `read_points` knows
 def read_cloud(
     path: str | Path,  # its ending tells the format
     columns: int = 4,  # numbers a point in a .bin: x, y, z, intensity, ...
+    origin: Sequence[float] | None = None,  # as `cloud_of`
 ) -> tuple[np.ndarray, np.ndarray | None]:  # as `cloud_of`
     "A scan with a row for every ray, as per-point labels need it. Raises BadData if the file is missing, of an unknown kind, damaged, cut short or empty, and for NaN where it is no sign."
     path = Path(path)
     ending = path.suffix.lower()
     if ending == ".bin":
         scan = read_floats(path, columns)
-        return cloud_of(dict(zip(("x", "y", "z", "intensity"), scan.T)), False, path)
+        return cloud_of(dict(zip(("x", "y", "z", "intensity"), scan.T)), False, path, origin)
     if ending not in READERS:
         raise BadData(path, f"files that end with {ending or 'nothing'} are not known as point clouds", f"write {', '.join(POINT_FILES)}")
     if not path.is_file():
         raise BadData(path, "the scan is missing", "copy the recording again, or leave this frame out")
     try:
-        return cloud_of(*READERS[ending](path), path)
+        return cloud_of(*READERS[ending](path), path, origin)
     except BadData:
         raise
     except ImportError as error:
@@ -132,9 +142,10 @@ def read_points(
     path: str | Path,  # see `POINT_FILES`
     columns: int = 4,  # numbers a point in a .bin
     brightest: float = 1.0,  # the intensity of full scale: 1, 255, 65535 (.las)
+    origin: Sequence[float] | None = None,  # as `cloud_of`
 ) -> tuple[np.ndarray, np.ndarray | None]:  # points (N, 3) float32 metres; intensity (N,) float32 in [0, 1], None if there is none
     "The returns of a scan. Raises BadData for what `read_cloud` does, and if intensities are beyond full scale."
-    return returns(*read_cloud(path, columns), brightest, path)
+    return returns(*read_cloud(path, columns, origin), brightest, path)
 
 
 def returns(
@@ -143,6 +154,10 @@ def returns(
     brightest: float,
     path: str | Path,  # for the message
 ) -> tuple[np.ndarray, np.ndarray | None]:  # as `read_points`
-    "Only the rays that came back, intensities in [0, 1]."
+    "Only the rays that came back, intensities in [0, 1]. Raises BadData if some are beyond full scale, warns if all are so dark that it cannot be right."
     back = ~np.isnan(points[:, 0])
-    return points[back], None if intensity is None else scaled(intensity[back], brightest, path)
+    if intensity is None:
+        return points[back], None
+    if brightest > 1 and 0 < intensity[back].max() <= 1:
+        warnings.warn(f"the intensities of a whole scan are 1 or less, full scale is {brightest:g}: set brightest=1 if they always are")  # shown once
+    return points[back], scaled(intensity[back], brightest, path)

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 from .class_maps import ClassMap
 from .kitti_files import read_png, read_scan
 from .kitti360 import listed, read_pixels
-from .semantickitti import Once, frames_of, pose_of_row, read_labels, read_table, row_of
+from .semantickitti import Once, cameras_in, frames_of, pose_of_row, read_labels, read_table, row_of
+from .splits import check_split, tell_part
 from ..frame import BadData, Camera, Frame
 from ..projection import rigid
 
@@ -102,25 +103,27 @@ class Rellis3D:
         self,
         root: str | Path,  # Rellis-3D, or the folder that holds it
         split: str | None = None,  # "train", "val", "test"; None = all that is there
-        cameras: tuple[str, ...] | None = None,  # ("pylon_camera_node",); None = it, where it is there, () = none
+        cameras: tuple[str, ...] | None = None,  # ("pylon_camera_node",); None = it, in the drives that have it, () = none
         truth: bool = True,  # read the labels where present
         ontology: bool = False,  # all 20 classes; False: the 14 of the LiDAR benchmark
     ):
-        if split is not None and split not in self.splits:
-            raise ValueError(f"there is no split {split!r}; choose from {', '.join(self.splits)}")
+        check_split(split, self.splits)
         self.folder, self.truth, self.once = drives_in(Path(root)), truth, Once()
         if self.folder is None:
             raise BadData(root, f"no RELLIS-3D here (expected Rellis-3D/00000/{SCANS}/000000.bin)", "give the folder Rellis-3D")
         drives = sorted(self.folder.glob("[0-9][0-9][0-9][0-9][0-9]"))
-        self.cameras = tuple(name for name in (IMAGES,) if any((drive / name).is_dir() for drive in drives)) if cameras is None else cameras
+        self.cameras_of = cameras_in(drives, (IMAGES,)) if cameras is None else {drive.name: cameras for drive in drives}
+        self.cameras = tuple(dict.fromkeys(name for names in self.cameras_of.values() for name in names))
         self.class_map = RELLIS_ONTOLOGY if ontology else RELLIS
         self.classes = self.class_map.names
         self.ids = [f"{drive.name}/{number}" for drive in drives for number in self.numbers(drive)]
         if split is not None:
-            there = set(self.ids)
-            self.ids = [name for name in listed(self.folder / self.splits[split][0], 0) if name in there]
+            there, official = set(self.ids), listed(self.folder / self.splits[split][0], 0)
+            self.ids = [name for name in official if name in there]
         if not self.ids:
             raise BadData(self.folder, "no scan and no image here" + (f" of the split {split}" if split else ""), "unpack RELLIS-3D's archives into one folder")
+        if split is not None:
+            tell_part(self.folder, split, len(self.ids), len(official), "frames")
 
     @staticmethod
     def is_at(root: Path) -> bool:
@@ -129,7 +132,7 @@ class Rellis3D:
 
     def numbers(self, drive: Path) -> list[str]:
         "Frames of a drive of which at least one file exists, sorted."
-        images = {path.name[5:11] for name in self.cameras for path in (drive / name).glob("frame[0-9]*-*")}
+        images = {path.name[5:11] for name in self.cameras_of[drive.name] for path in (drive / name).glob("frame[0-9]*-*")}
         return sorted({*frames_of(drive, (SCANS, LABELS)), *images})
 
     def __len__(self) -> int:
@@ -150,19 +153,20 @@ class Rellis3D:
         if poses.is_file():
             row = row_of(self.once(read_table, poses, 12), int(number), poses)
             frame.ego_to_world = None if row is None else pose_of_row(row, int(number), poses)
-        frame.cameras = [self.camera(drive, number, name, frame.ego_to_world) for name in self.cameras]
+        frame.cameras = [self.camera(drive, number, name, frame.ego_to_world) for name in self.cameras_of[drive.name]]
         return frame
 
     def camera(self, drive: Path, number: str, name: str, pose: np.ndarray | None) -> Camera:
         "The image with its calibration, labels and moment."
         path = next((drive / name).glob(f"frame{number}-*"), None)
         if path is None:
-            raise BadData(drive / name / f"frame{number}-*.jpg", "the image is missing", "copy the recording again, or delete this frame's scan too")
+            raise BadData(drive / name / f"frame{number}-*.jpg", "the image is missing", "unpack it, or leave this camera out (cameras=...)")
         image = read_png(path, "RGB")
         seconds, _, milliseconds = path.stem.partition("-")[2].partition("_")
         known = seconds.isdigit() and milliseconds.isdigit()
         camera = Camera(
-            name, image, self.once(read_intrinsics, drive).copy(), self.once(read_camera_to_lidar, drive).copy(), pose, np.array(DISTORTION),
+            name, image, self.once(read_intrinsics, drive).copy(), self.once(read_camera_to_lidar, drive).copy(),
+            None if pose is None else pose.copy(), np.array(DISTORTION),
             timestamp=int(seconds) + int(milliseconds) / 1000 if known else None,
         )  # fmt: skip
         labels = drive / PIXELS / f"{path.stem}.png"

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation, Slerp
 
 from .class_maps import ClassMap
+from .depth import read_npy
 from .kitti_files import read_png, read_point_labels
 from .point_files import read_cloud, returns
 from ..frame import BadData, Camera, Frame, check_camera
@@ -54,7 +55,8 @@ class RigCamera:
     ) -> Camera:
         "An image of this camera."
         camera_to_ego = compose(self.camera_to_lidar, np.eye(4) if lidar_to_ego is None else lidar_to_ego)
-        return Camera(self.name, image, self.intrinsics.copy(), camera_to_ego, distortion=self.distortion)
+        lens = None if self.distortion is None else self.distortion.copy()
+        return Camera(self.name, image, self.intrinsics.copy(), camera_to_ego, distortion=lens)
 
     def fits(
         self,
@@ -114,13 +116,19 @@ def pose_at(
     times: np.ndarray,  # (K,) seconds, rising
     poses: np.ndarray,  # (K, 4, 4)
     time: float,
-) -> np.ndarray | None:  # (4, 4); None before the first and after the last
-    "A trajectory between its entries."
+    longest: float = 1.0,  # seconds: what was between two entries farther apart is not known
+) -> np.ndarray | None:  # (4, 4); None before the first, after the last and in a gap
+    "A trajectory between its entries. Raises ValueError if their times do not rise."
+    times = np.asarray(times)
+    if not (times[1:] >= times[:-1]).all():  # nor NaN
+        raise ValueError("the times of the trajectory do not rise: sort its entries, and leave out those without a time")
     if not len(times) or not times[0] <= time <= times[-1]:
         return None
-    k = min(int(np.searchsorted(times, time, side="right")), len(times) - 1)
-    if times[k] <= time:  # the last
+    k = int(np.searchsorted(times, time))  # times[k - 1] < time <= times[k]
+    if times[k] == time:
         return poses[k].copy()
+    if times[k] - times[k - 1] > longest:
+        return None
     part = (time - times[k - 1]) / (times[k] - times[k - 1])
     turn = Slerp([0, 1], Rotation.from_matrix(poses[k - 1 : k + 1, :3, :3]))(part).as_matrix()
     return rigid(turn, (1 - part) * poses[k - 1, :3, 3] + part * poses[k, :3, 3])
@@ -135,9 +143,10 @@ class Moment:
     images: dict[str, str | Path] = field(default_factory=dict)  # camera's name -> file: png, jpg, ...
     labels: str | Path | None = None  # one a point of the scan: .label as SemanticKITTI stores them, or .npy of whole numbers
     timestamp: float | None = None  # seconds, of the scan
-    image_times: dict[str, float] = field(default_factory=dict)  # camera's name -> seconds
+    image_times: dict[str, float] = field(default_factory=dict)  # camera's name -> seconds; told to those who ask, moves nothing
     ego_to_world: np.ndarray | None = None  # (4, 4) at the scan's moment
     image_poses: dict[str, np.ndarray] = field(default_factory=dict)  # camera's name -> ego_to_world (4, 4) at its moment
+    origin: Sequence[float] | None = None  # x, y, z metres, subtracted from the points of a scan in map coordinates: the scanner's place
 
 
 class Rig:
@@ -178,7 +187,7 @@ class Rig:
     def __getitem__(self, i: int) -> Frame:
         "Raises IndexError beyond the last, BadData for every fault of its files."
         moment = self.moments[i]
-        stored, intensity = read_cloud(moment.scan, self.columns)
+        stored, intensity = read_cloud(moment.scan, self.columns, moment.origin)
         points, intensity = returns(stored, intensity, self.brightest, moment.scan)
         frame = Frame(moment.id, points, intensity, lidar_to_ego=self.lidar_to_ego.copy(), timestamp=moment.timestamp, path=str(moment.scan))
         frame.ego_to_world = self.pose_of(moment, moment.ego_to_world)
@@ -220,10 +229,7 @@ def read_labels(
         raise BadData(path, "the labels are missing", "copy them again, or name none for this moment")
     if path.suffix.lower() != ".npy":
         return read_point_labels(path, count)
-    try:
-        ids = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise BadData(path, f"it cannot be read ({error})", "write it again with numpy.save") from None
+    ids = read_npy(path)
     if ids.shape != (count,) or ids.dtype.kind not in "iu":
         raise BadData(path, f"it holds {ids.dtype} of shape {ids.shape} for {count} points", "write one whole number a point")
     return ids.astype(np.int32), None

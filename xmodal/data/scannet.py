@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOR_RAW', 'DEPTH_RAW', 'DEPTH_ZLIB', 'SCANNET20', 'Sens', 'read_sens', 'frame_starts', 'read_sens_frame',
            'unpack_color', 'unpack_depth', 'read_label_table', 'read_labels', 'find_scenes', 'frames_of', 'ScanNet',
-           'read_cameras', 'read_pose', 'world_of']
+           'read_cameras', 'world_of']
 
 # %% ../../nbs/data/21_scannet.ipynb #690774d4
 import os
@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from .class_maps import ClassMap
-from .depth import OPTICAL_TO_LEVEL, DepthCamera, known_depths, label_by_pixel, lift, read_depth_map
+from .depth import OPTICAL_TO_LEVEL, DepthCamera, FrameIds, known_depths, label_by_pixel, lift, names_in, read_depth_map, read_matrix
 from .kitti_files import read_png
 from ..files import by_number
 from ..frame import BadData, Camera, Frame
@@ -172,12 +172,12 @@ def find_scenes(
 
 def frames_of(
     scene: Path,
-) -> list[str]:  # numbers as they are written: "0", "000020"
+) -> range | list[str]:  # numbers, of exported ones as they are written: "0", "000020"
     "Frames of which at least one file is there. Raises BadData if the head of a .sens file is damaged."
     sens = scene / f"{scene.name}.sens"
     if sens.is_file():
-        return [str(number) for number in range(read_sens(sens).count)]
-    return sorted({path.stem for path in (*scene.glob("color/*.jpg"), *scene.glob("depth/*.png"))}, key=by_number)
+        return range(read_sens(sens).count)
+    return sorted({name[:-4] for name in names_in(scene / "color", ".jpg") + names_in(scene / "depth", ".png")}, key=by_number)
 
 
 class ScanNet:
@@ -201,11 +201,10 @@ class ScanNet:
         scenes = find_scenes(self.root)
         if split is not None:
             scenes = self.of_split(scenes, split)
-        self.frames = [(scene, number) for scene in scenes for number in frames_of(scene)[::every]]
-        if not self.frames:
+        self.ids = FrameIds(scenes, frames_of, every)
+        if not self.ids:
             cause = "no frame here (expected scans/scene0000_00/scene0000_00.sens, or color/ and depth/ in scans/scene0000_00)"
             raise BadData(root, cause, "give the folder that holds scans/")
-        self.ids = [f"{scene.name}/{number}" for scene, number in self.frames]
 
     def of_split(self, scenes: list[Path], split: str) -> list[Path]:
         "The scenes of an official list; those that are not there are counted. Raises BadData if the list is not there either."
@@ -226,27 +225,28 @@ class ScanNet:
         return any(next(scene.glob("*.sens"), None) or ((scene / "color").is_dir() and (scene / "depth").is_dir()) for scene in find_scenes(root)[:3])
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self.ids)
 
     def __getitem__(self, i: int) -> Frame:
         "Frame `i`. Raises BadData for every fault of its files."
-        scene, number = self.frames[i]
+        scene, number = self.ids.place(i)
         path = scene / f"{scene.name}.sens"
         if path.is_file():
             sens = read_sens(path)
-            image, depth, pose, (shot, measured) = read_sens_frame(sens, int(number))
+            image, depth, pose, (shot, measured) = read_sens_frame(sens, number)
             cameras = sens.color, sens.depth
         else:
             path, shot, measured = scene / f"depth/{number}.png", 0, 0
             image, depth = read_png(scene / f"color/{number}.jpg", "RGB"), read_depth_map(path)
-            pose, cameras = read_pose(scene, number), read_cameras(scene)
+            cameras = read_cameras(scene)
+            pose = read_matrix(scene / f"pose/{number}.txt", ((4, 4),), finite=False) if (scene / "pose").is_dir() else None
         world = world_of(pose, path)
         camera = Camera("color", image, cameras[0].at(image.shape[:2], path), OPTICAL_TO_LEVEL.copy(), world, timestamp=shot or None)
         camera.semantic = self.labels(scene, number, camera) if self.truth else None
         points = lift(depth, cameras[1].at(depth.shape, path), self.most, np.random.default_rng([self.seed, i % len(self)]))
-        return label_by_pixel(Frame(self.ids[i], points, cameras=[camera], ego_to_world=world, timestamp=measured or None, path=str(path)))
+        return label_by_pixel(Frame(self.ids[i], points, cameras=[camera], ego_to_world=world, timestamp=measured or None, path=str(path), min_depth=0.0))
 
-    def labels(self, scene: Path, number: str, camera: Camera) -> np.ndarray | None:
+    def labels(self, scene: Path, number: int | str, camera: Camera) -> np.ndarray | None:
         "Classes of the image's pixels; None where the scene has none."
         folder = next((scene / name for name in ("label-filt", "label") if (scene / name).is_dir()), None)
         if folder is None:
@@ -266,20 +266,6 @@ def read_cameras(
         chosen = scene / f"intrinsics_{kind}.txt"
         found.append(DepthCamera.read(chosen if chosen.is_file() else scene / f"intrinsic/intrinsic_{kind}.txt", *size))
     return tuple(found)
-
-
-def read_pose(
-    scene: Path,
-    number: str,
-) -> np.ndarray | None:  # camera_to_world (4, 4); None if the scene has no poses
-    "The pose of an exported frame. Raises BadData if the file is missing or damaged."
-    path = scene / f"pose/{number}.txt"
-    if not path.parent.is_dir():
-        return None
-    try:
-        return np.loadtxt(path).reshape(4, 4)
-    except (OSError, ValueError) as error:
-        raise BadData(path, f"it holds no pose ({error})", "export the scene again, or delete its pose folder") from None
 
 
 def world_of(

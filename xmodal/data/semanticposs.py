@@ -9,8 +9,10 @@ __all__ = ['SemanticPoss']
 from pathlib import Path
 
 from .class_maps import SEMANTIC_POSS
+from .kitti import classes_at
 from .kitti_files import read_scan
-from .semantickitti import Once, choose_sequences, class_map_of, ego_pose, frames_of, is_poss, read_calibration, read_labels, read_table, row_of, sequences_in
+from .semantickitti import Once, choose_sequences, ego_pose, frames_of, is_poss, read_calibration, read_labels, read_table, row_of, sequences_in
+from .splits import tell_part
 from ..frame import BadData, Frame
 
 # %% ../../nbs/data/06_semanticposs.ipynb #d8ef32e9
@@ -30,11 +32,13 @@ class SemanticPoss:
     ):
         sequences = choose_sequences(Path(root), split, self.splits)
         self.folder, self.truth, self.brightest, self.once = sequences[0].parent, truth, brightest, Once()
-        self.class_map = class_map_of(self.folder, SEMANTIC_POSS)
-        self.classes = self.class_map.names
+        self.class_map = classes_at(self.folder.parent / "classes.txt", SEMANTIC_POSS)
+        self.classes = self.class_map.names if self.class_map else ()
         self.ids = [f"{sequence.name}/{number}" for sequence in sequences for number in frames_of(sequence, ("velodyne", "labels"))]
         if not self.ids:
             raise BadData(self.folder, "the sequences hold no scan", "unpack SemanticPOSS here")
+        if split is not None:
+            tell_part(self.folder, split, sorted({name[:2] for name in self.ids}), self.splits[split], "sequences")
 
     @staticmethod
     def is_at(root: Path) -> bool:

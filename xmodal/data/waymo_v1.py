@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'CONTEXT', 'CAMERA_CALIBRATION', 'LASER_CALIBRATION', 'CAMERA_IMAGE', 'CAMERA_LABEL', 'LASER', 'RANGE_IMAGE',
-           'MATRIX', 'LABEL', 'BOX', 'FIRST', 'MOST', 'parts', 'matrix', 'number', 'named', 'WaymoRecords', 'head_of',
-           'moment_of', 'rigid_of', 'scan_of', 'shots_of', 'boxes_of_frame']
+           'MATRIX', 'LABEL', 'BOX', 'parts', 'stored_image', 'number', 'named', 'WaymoRecords', 'head_of',
+           'has_labels', 'walk', 'listing_of', 'moment_of', 'rigid_of', 'scan_of', 'shots_of', 'boxes_of_frame']
 
 # %% ../../nbs/data/15_waymo_v1.ipynb #1c6b7607
 import zlib
@@ -15,9 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 
 from .protobuf import Fields, blob, fields, floats, whole, wholes
+from .recordings import kept_listing
+from .splits import tell_part
 from .tfrecord import read_record, record_offsets
 from .waymo import check_choice, split_folders
-from .waymo_parts import AGAIN, CAMERAS, LIDARS, SPLITS, ClassMaps, Moment, Scan, Shot, frame_of, transform_of
+from .waymo_parts import AGAIN, CAMERAS, LIDARS, SEGMENTS, SPLITS, ClassMaps, Moment, Scan, Shot, frame_of, transform_of
 from ..frame import BadData, Frame
 
 # %% ../../nbs/data/15_waymo_v1.ipynb #fffaf64f
@@ -32,8 +34,8 @@ RANGE_IMAGE = SimpleNamespace(range_image=2, pose=4, segmentation_label=6)  # ea
 MATRIX = SimpleNamespace(data=1, shape=2)
 LABEL = SimpleNamespace(box=1, type=3, id=4)
 BOX = SimpleNamespace(center_x=1, center_y=2, center_z=3, length=5, width=4, height=6, heading=7)
-FIRST = 1  # the only field of Transform and of MatrixShape
-MOST = 64 << 20  # bytes of a range image; published ones have up to 4 million
+_ONLY = 1  # the only field of Transform and of MatrixShape
+_LARGEST = 64 << 20  # bytes of a range image; published ones have up to 4 million
 
 
 def parts(
@@ -44,7 +46,7 @@ def parts(
     return [fields(part) for part in message.get(number, [])]
 
 
-def matrix(
+def stored_image(
     message: Fields,  # a RangeImage
     number: int,  # of RANGE_IMAGE
 ) -> np.ndarray | None:  # (H, W, C) float32 or int64; None if it is not there
@@ -54,13 +56,13 @@ def matrix(
         return None
     inflate = zlib.decompressobj()
     try:
-        inner = inflate.decompress(packed, MOST)
+        inner = inflate.decompress(packed, _LARGEST)
     except zlib.error as error:
         raise ValueError(f"a range image cannot be decompressed ({error})") from None
     if not inflate.eof:
-        raise ValueError(f"a range image is cut short, or larger than {MOST >> 20} MB")
+        raise ValueError(f"a range image is cut short, or larger than {_LARGEST >> 20} MB")
     inner = fields(inner)
-    shape = wholes(fields(blob(inner, MATRIX.shape)), FIRST)
+    shape = wholes(fields(blob(inner, MATRIX.shape)), _ONLY)
     values = wholes(inner, MATRIX.data) if number == RANGE_IMAGE.segmentation_label else floats(inner, MATRIX.data, "<f4")
     if (shape < 0).any() or np.prod(shape) != len(values):
         raise ValueError(f"a range image has {len(values)} numbers for the shape {shape.tolist()}")
@@ -83,8 +85,11 @@ def named(
     wanted: tuple[str, ...],
     what: str,  # they are, for the message
 ) -> dict[str, Fields]:
-    "Messages by their sensor's name. Raises ValueError if one is missing."
-    found = {names[whole(message, 1) - 1]: message for message in messages if 0 < whole(message, 1) <= len(names)}
+    "Messages by their sensor's name. Raises ValueError if one is missing, or there twice."
+    known = [(names[whole(message, 1) - 1], message) for message in messages if 0 < whole(message, 1) <= len(names)]
+    found = dict(known)
+    if len(found) < len(known):
+        raise ValueError(f"it has two of one sensor: {what} of {', '.join(name for name, _ in known)}")
     if missing := [name for name in wanted if name not in found]:
         raise ValueError(f"it has no {what} of {', '.join(missing)}")
     return {name: found[name] for name in wanted}
@@ -93,7 +98,7 @@ def named(
 class WaymoRecords:
     "Waymo Open Dataset, perception, release 1 (TFRecord files): up to five LiDARs and five cameras."
 
-    name = "waymo_v1"
+    name = "waymo-v1"
     layout = "training/segment-*_with_camera_labels.tfrecord"
     splits = SPLITS
 
@@ -110,23 +115,20 @@ class WaymoRecords:
         self.cameras = CAMERAS if cameras is None else tuple(cameras)
         check_choice(self.lidars, self.cameras, returns)
         self.files = [path for folder in split_folders(self.root, split, ("*.tfrecord",)) for path in sorted(folder.glob("*.tfrecord"))]
-        self.ids, self.faults, places = [], {}, []  # faults: row -> why it cannot be read
-        for index, path in enumerate(self.files):
-            before = len(places)
-            try:
-                for offset, length in record_offsets(path):
-                    self.ids.append(head_of(path, offset, length))
-                    places.append((index, offset, length))
-                if len(places) == before:
-                    raise BadData(path, "it holds no record", AGAIN)
-            except BadData as error:  # told when this frame is asked for
-                self.faults[len(places)] = error
-                self.ids.append(f"{path.stem}/damaged")
-                places.append((index, 0, 0))
-        self.places = np.array(places, np.int64).reshape(-1, 3)  # which file, where, how many bytes
-        own = self.root / "classes.txt"
-        self.maps = ClassMaps.own(tuple(own.read_text(errors="replace").splitlines())) if own.is_file() else ClassMaps()
+        self.maps = ClassMaps.at(self.root)
         self.classes = self.maps.names
+        self.ids, self.faults, self.labelled, places = [], {}, [], []  # row -> why it cannot be read; has this file labels?
+        for index, path in enumerate(self.files):
+            records, labelled, fault = listing_of(path)
+            self.labelled.append(labelled)
+            if fault:  # told when this frame is asked for
+                self.faults[len(places) + len(records)] = fault
+                records = [*records, (f"{path.stem}/damaged", 0, 0)]
+            self.ids += [id for id, _, _ in records]
+            places += [(index, offset, length) for _, offset, length in records]
+        self.places = np.array(places, np.int64).reshape(-1, 3)  # which file, where, how many bytes
+        if split and self.maps == ClassMaps():  # not a world of somebody's own
+            tell_part(self.root, split, len(self.files), SEGMENTS[split], "segments")
 
     @staticmethod
     def is_at(root: Path) -> bool:
@@ -153,7 +155,7 @@ class WaymoRecords:
         path = self.files[index]
         record = read_record(path, offset, length)
         try:
-            moment = moment_of(record, self.ids[i], str(path), self)
+            moment = moment_of(record, self.ids[i], str(path), self, self.labelled[index])
         except BadData:
             raise
         except ValueError as error:  # of the wire format
@@ -162,26 +164,64 @@ class WaymoRecords:
 
 
 def head_of(
+    data: memoryview,  # one record
     path: Path,
-    offset: int,  # of a record
-    length: int,
+    offset: int,  # where it lies, for the message
 ) -> str:  # id of the frame
-    "Segment and time of a frame, from the beginning of its record. Raises BadData if it is no frame."
-    with path.open("rb", buffering=0) as file:
-        file.seek(offset)
-        start = file.read(min(length, 1 << 13))  # the calibration of ten sensors comes first: three kilobytes
-        try:
-            try:
-                frame = fields(start, last=FRAME.timestamp_micros)
-            except ValueError:
-                frame = fields(start + file.read(length - len(start)), last=FRAME.timestamp_micros)
-            segment = bytes(blob(fields(blob(frame, FRAME.context)), CONTEXT.name)).decode()
-            time = whole(frame, FRAME.timestamp_micros)
-        except ValueError as error:
-            raise BadData(path, f"the record at byte {offset} is no frame ({error})", AGAIN) from None
+    "Segment and time of a frame. Raises BadData if it is no frame."
+    try:
+        frame = fields(data, last=FRAME.timestamp_micros)
+        segment = bytes(blob(fields(blob(frame, FRAME.context)), CONTEXT.name)).decode()
+        time = whole(frame, FRAME.timestamp_micros)
+    except ValueError as error:
+        raise BadData(path, f"the record at byte {offset} is no frame ({error})", AGAIN) from None
     if not segment:
         raise BadData(path, f"the record at byte {offset} is no frame of the perception set: it names no segment", "give segment-*.tfrecord files of that set")
     return f"{segment}/{time}"
+
+
+def has_labels(
+    data: memoryview,  # one record
+) -> bool:
+    "Are there boxes in this frame?"
+    try:
+        return FRAME.laser_labels in fields(data, last=FRAME.laser_labels)
+    except ValueError:  # told when the frame is read
+        return False
+
+
+def walk(
+    path: Path,
+    records: list,  # what is found goes here: (id, where, how many bytes)
+) -> bool:  # has any of them labels?
+    "Lists a file, opened twice however many records it has. Raises BadData at the first record that is damaged."
+    labelled, content = False, None
+    for offset, length in record_offsets(path):
+        if content is None:
+            content = memoryview(np.memmap(path, np.uint8, "r"))  # pages between the heads are never read
+        data = content[offset : offset + length]
+        records.append((head_of(data, path, offset), offset, length))
+        labelled = labelled or has_labels(data)
+    if not records:
+        raise BadData(path, "it holds no record", AGAIN)
+    return labelled
+
+
+def listing_of(
+    path: Path,
+) -> tuple[list[tuple[str, int, int]], bool, BadData | None]:  # (id, where, how many bytes) a record; has any labels; what ended it
+    "The records of a segment, kept for the next time if the file is whole."
+    found: list = []  # lives on where the walk ends early
+
+    def make(path: Path) -> list:
+        labelled = walk(path, found)
+        return [found, labelled]
+
+    try:
+        records, labelled = kept_listing(path, make, "waymo-v1-records")
+        return records, labelled, None
+    except BadData as error:
+        return found, True, error
 
 # %% ../../nbs/data/15_waymo_v1.ipynb #5aa0f9dc
 def moment_of(
@@ -189,6 +229,7 @@ def moment_of(
     id: str,
     path: str,
     dataset: WaymoRecords,
+    labelled: bool,  # has any frame of the segment boxes?
 ) -> Moment:
     "All that the dataset wants of a frame. Raises ValueError or BadData if it is not there or damaged."
     frame = fields(record)
@@ -203,7 +244,7 @@ def moment_of(
         top[:3, 3],
         [scan_of(name, lasers[name], mounted[name], path, dataset) for name in dataset.lidars],
         shots_of(frame, context, path, dataset),
-        boxes_of_frame(frame) if dataset.truth and FRAME.laser_labels in frame else None,  # the test split has none
+        boxes_of_frame(frame) if dataset.truth and labelled else None,  # a street may be empty; segments of the test split have none at all
         path,
     )
 
@@ -215,7 +256,7 @@ def rigid_of(
     path: str,
 ) -> np.ndarray:  # (4, 4)
     "A published transform. Raises BadData if it is no rotation and translation."
-    return transform_of(floats(fields(blob(message, of)), FIRST), key, path)
+    return transform_of(floats(fields(blob(message, of)), _ONLY), key, path)
 
 
 def scan_of(
@@ -227,8 +268,8 @@ def scan_of(
 ) -> Scan:
     "The range images of one LiDAR."
     echoes = [fields(blob(laser, number)) for number in LASER.returns]
-    images = [matrix(echo, RANGE_IMAGE.range_image) for echo in echoes[: dataset.returns]]
-    labels = [matrix(echo, RANGE_IMAGE.segmentation_label) if dataset.truth else None for echo in echoes[: dataset.returns]]
+    images = [stored_image(echo, RANGE_IMAGE.range_image) for echo in echoes[: dataset.returns]]
+    labels = [stored_image(echo, RANGE_IMAGE.segmentation_label) if dataset.truth else None for echo in echoes[: dataset.returns]]
     there = [image is not None for image in images]
     return Scan(
         name,
@@ -236,7 +277,7 @@ def scan_of(
         [image for image, here in zip(images, there) if here],
         floats(mounted, LASER_CALIBRATION.beam_inclinations),
         (number(mounted, LASER_CALIBRATION.beam_inclination_min), number(mounted, LASER_CALIBRATION.beam_inclination_max)),
-        matrix(echoes[0], RANGE_IMAGE.pose),  # of both returns; only TOP has it
+        stored_image(echoes[0], RANGE_IMAGE.pose),  # of both returns; only TOP has it
         [part for part, here in zip(labels, there) if here],
         path,
     )
@@ -275,7 +316,7 @@ def shots_of(
 def boxes_of_frame(
     frame: Fields,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    "Boxes in the vehicle's frame, their types and names."
+    "Boxes in the vehicle's frame, their types and names; there may be none."
     labels = parts(frame, FRAME.laser_labels)
     order = (BOX.center_x, BOX.center_y, BOX.center_z, BOX.length, BOX.width, BOX.height, BOX.heading)
     table = [[number(fields(blob(label, LABEL.box)), of, np.nan) for of in order] for label in labels]

@@ -337,7 +337,7 @@ class Feed:
         try:
             taken = [next(self.batches) for _ in range(count)]
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not str(error).startswith("DataLoader worker (pid"):  # an error in a worker says "Caught ...": it is not its death
                 raise
             cause = f"a process that prepares batches died ({str(error).strip()}); often the memory is full"
             raise BadData("workers", cause, "give fewer workers or a smaller batch; the same call goes on from where this one stopped") from error

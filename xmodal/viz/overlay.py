@@ -250,7 +250,9 @@ def points_on_image(
     "The projected points over a camera's image. Raises ValueError if no point falls into it."
     view = frame.cameras[camera]
     uv, depth = frame.project(camera)
-    shown = visible(uv, depth, view.size) & (depth > 1) if occlusion else in_image(uv, depth, view.size)
+    shown = in_image(uv, depth, view.size, frame.min_depth)
+    if occlusion:
+        shown &= visible(uv, depth, view.size)
     if not shown.any():
         raise ValueError(f"frame {frame.id}, {view.name}: no point falls into this image; check lidar_to_camera")
     paint = Shade(depth, "depth [m]", "viridis_r", 2, 80, log=True) if isinstance(by, str) and by == "depth" else shade(frame, by, classes)
