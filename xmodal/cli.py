@@ -130,6 +130,8 @@ class Datasets:
             print(f"  folder  {found.layout}")
             if splits := getattr(found, "splits", {}):
                 print(f"  splits  {', '.join(f'{name}:{split}' for split in splits)}")
+        print("street: The built-in world, made when it is first opened; `xmodal world` makes others.")
+        print("FILE.py: Recordings of your own, described in 30 lines: nbs/tutorials/own_data.ipynb.")
 
 # %% ../nbs/12_cli.ipynb #d9e70938
 @dataclass

@@ -122,7 +122,7 @@ def diagnose(
             dataset, root = open_dataset(data, source), str(source)
         except BadData as fault:
             nothing = Content(0, 0, 0, 0, {}, [], (0, 0, 0), {}, 0.0)
-            return Diagnosis(str(source), data, "", nothing, [Finding("error", fault.cause, fault.mend, 1, "folder", [fault.path])])
+            return Diagnosis(str(source), data, "", nothing, [Finding("error", fault.cause, fault.mend, 1, "folder" if Path(fault.path).is_dir() else "file", [fault.path])])
     else:
         dataset, root, data = source, str(getattr(source, "root", "")), data or source.name
     looks, seconds = look_at_all(dataset, sample, workers, progress)
@@ -294,7 +294,7 @@ def content_rows(
         rows.append(("cameras", f"{names}, {' and '.join(content.sizes)} pixels"))
     low, middle, high = content.points
     rows.append(("points", f"{middle:,} a frame" + (f", from {low:,} to {high:,}" if low < high else "")))
-    share = lambda n: "all frames" if n == content.sound else "no frame" if n == 0 else f"{n:,} of {content.sound:,} frames"
+    share = lambda n: ("all frames" if content.sound == content.read else "all usable frames") if n == content.sound else "no frame" if n == 0 else f"{n:,} of {content.sound:,} frames"
     groups: dict[str, list[str]] = {}
     for name, count in content.has.items():
         groups.setdefault(share(count), []).append(name)
@@ -384,7 +384,7 @@ def write_diagnosis(
         rows = [[cell.replace(" ", "\N{NO-BREAK SPACE}") for cell in row] for row in needs_rows(diagnosis.needs)]
         sections.append(Section("What training would take", text, table=rows))
     provenance = {"folder": diagnosis.root, "layout": diagnosis.layout} | ({"command": command} if command else {})
-    return write_report(path, f"{Path(diagnosis.root).name or diagnosis.data}: {diagnosis.data}", verdict(diagnosis), sections, headlines, provenance)
+    return write_report(path, ": ".join(dict.fromkeys([Path(diagnosis.root).name or diagnosis.data, diagnosis.data])), verdict(diagnosis), sections, headlines, provenance)
 
 
 def pictures(

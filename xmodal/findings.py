@@ -304,7 +304,7 @@ def about_records(looks: list[Look]) -> Iterator[Finding]:
         effects = {
             "cameras": "methods that learn from images cannot be used", "intensity": "networks go without it",
             "timestamps": "timing cannot be checked", "poses": "cameras and LiDAR count as if they fired at one moment",
-            "labels": "measures need labels of other frames",
+            "labels": "retrieval can be measured, segmentation cannot",
         }  # fmt: skip
         mend = "; ".join(effects[name] for name in lacking if name in effects) or "nothing to do"
         yield Finding("note", f"not recorded: {', '.join(lacking)}", mend, len(sound))

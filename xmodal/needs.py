@@ -130,7 +130,7 @@ def _try_batch(needs: Needs, recipe: Any, frames: list[Frame]) -> None:
     plan = planner(needs.method, recipe)
     needs.weights = weight_of(plan, recipe.optimisation.optimizer)
     if "camera" in plan.learns_from and not all(frame.cameras for frame in frames):
-        raise BadData(needs.method, "it learns from images, and there are none", "take a method for point clouds")
+        raise BadData(needs.method, "learning from images, where there are none", "take a method for point clouds")
     maps = lambda frame: [blocks(camera.size) for camera in frame.cameras] if needs.superpixels else None
     views, begin = [], time.process_time()
     for row, frame in enumerate(frames):
