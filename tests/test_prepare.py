@@ -30,11 +30,13 @@ CALIBRATION = {
     "calib_velo_to_cam.txt": "R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n",
 }
 RUN = """
+import signal
 import sys
 from xmodal.data.kitti import KittiRaw
 import time
 import xmodal.superpixels
 from xmodal.superpixels import SuperpixelCache, Superpixels, cluster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background begins without it
 root, cache = sys.argv[1:]
 quick = xmodal.superpixels.superpixels
 def slow(image, settings):  # so that no machine is done before it is stopped
