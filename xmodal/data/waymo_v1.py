@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'CONTEXT', 'CAMERA_CALIBRATION', 'LASER_CALIBRATION', 'CAMERA_IMAGE', 'CAMERA_LABEL', 'LASER', 'RANGE_IMAGE',
-           'MATRIX', 'LABEL', 'BOX', 'parts', 'stored_image', 'number', 'named', 'WaymoRecords', 'head_of',
-           'has_labels', 'walk', 'listing_of', 'moment_of', 'rigid_of', 'scan_of', 'shots_of', 'boxes_of_frame']
+           'MATRIX', 'LABEL', 'BOX', 'parts', 'stored_image', 'number', 'named', 'head_of', 'has_labels', 'walk',
+           'listing_of', 'WaymoRecords', 'moment_of', 'rigid_of', 'scan_of', 'shots_of', 'boxes_of_frame']
 
 # %% ../../nbs/data/15_waymo_v1.ipynb #1c6b7607
 import zlib
@@ -94,6 +94,67 @@ def named(
         raise ValueError(f"it has no {what} of {', '.join(missing)}")
     return {name: found[name] for name in wanted}
 
+# %% ../../nbs/data/15_waymo_v1.ipynb #f6464b36
+def head_of(
+    data: memoryview,  # one record
+    path: Path,
+    offset: int,  # where it lies, for the message
+) -> str:  # id of the frame
+    "Segment and time of a frame. Raises BadData if it is no frame."
+    try:
+        frame = fields(data, last=FRAME.timestamp_micros)
+        segment = bytes(blob(fields(blob(frame, FRAME.context)), CONTEXT.name)).decode()
+        time = whole(frame, FRAME.timestamp_micros)
+    except ValueError as error:
+        raise BadData(path, f"the record at byte {offset} is no frame ({error})", AGAIN) from None
+    if not segment:
+        raise BadData(path, f"the record at byte {offset} is no frame of the perception set: it names no segment", "give segment-*.tfrecord files of that set")
+    return f"{segment}/{time}"
+
+
+def has_labels(
+    data: memoryview,  # one record
+) -> bool:
+    "Are there boxes in this frame?"
+    try:
+        return FRAME.laser_labels in fields(data, last=FRAME.laser_labels)
+    except ValueError:  # told when the frame is read
+        return False
+
+
+def walk(
+    path: Path,
+    records: list,  # what is found goes here: (id, where, how many bytes)
+) -> bool:  # has any of them labels?
+    "Lists a file, opened twice however many records it has. Raises BadData at the first record that is damaged."
+    labelled, content = False, None
+    for offset, length in record_offsets(path):
+        if content is None:
+            content = memoryview(np.memmap(path, np.uint8, "r"))  # pages between the heads are never read
+        data = content[offset : offset + length]
+        records.append((head_of(data, path, offset), offset, length))
+        labelled = labelled or has_labels(data)
+    if not records:
+        raise BadData(path, "it holds no record", AGAIN)
+    return labelled
+
+
+def listing_of(
+    path: Path,
+) -> tuple[list[tuple[str, int, int]], bool, BadData | None]:  # (id, where, how many bytes) a record; has any labels; what ended it
+    "The records of a segment, kept for the next time if the file is whole."
+    found: list = []  # lives on where the walk ends early
+
+    def make(path: Path) -> list:
+        labelled = walk(path, found)
+        return [found, labelled]
+
+    try:
+        records, labelled = kept_listing(path, make, "waymo-v1-records")
+        return records, labelled, None
+    except BadData as error:
+        return found, True, error
+
 # %% ../../nbs/data/15_waymo_v1.ipynb #b61392a6
 class WaymoRecords:
     "Waymo Open Dataset, perception, release 1 (TFRecord files): up to five LiDARs and five cameras."
@@ -161,67 +222,6 @@ class WaymoRecords:
         except ValueError as error:  # of the wire format
             raise BadData(f"{path} ({self.ids[i]})", str(error), AGAIN) from None
         return frame_of(moment, self.maps)
-
-
-def head_of(
-    data: memoryview,  # one record
-    path: Path,
-    offset: int,  # where it lies, for the message
-) -> str:  # id of the frame
-    "Segment and time of a frame. Raises BadData if it is no frame."
-    try:
-        frame = fields(data, last=FRAME.timestamp_micros)
-        segment = bytes(blob(fields(blob(frame, FRAME.context)), CONTEXT.name)).decode()
-        time = whole(frame, FRAME.timestamp_micros)
-    except ValueError as error:
-        raise BadData(path, f"the record at byte {offset} is no frame ({error})", AGAIN) from None
-    if not segment:
-        raise BadData(path, f"the record at byte {offset} is no frame of the perception set: it names no segment", "give segment-*.tfrecord files of that set")
-    return f"{segment}/{time}"
-
-
-def has_labels(
-    data: memoryview,  # one record
-) -> bool:
-    "Are there boxes in this frame?"
-    try:
-        return FRAME.laser_labels in fields(data, last=FRAME.laser_labels)
-    except ValueError:  # told when the frame is read
-        return False
-
-
-def walk(
-    path: Path,
-    records: list,  # what is found goes here: (id, where, how many bytes)
-) -> bool:  # has any of them labels?
-    "Lists a file, opened twice however many records it has. Raises BadData at the first record that is damaged."
-    labelled, content = False, None
-    for offset, length in record_offsets(path):
-        if content is None:
-            content = memoryview(np.memmap(path, np.uint8, "r"))  # pages between the heads are never read
-        data = content[offset : offset + length]
-        records.append((head_of(data, path, offset), offset, length))
-        labelled = labelled or has_labels(data)
-    if not records:
-        raise BadData(path, "it holds no record", AGAIN)
-    return labelled
-
-
-def listing_of(
-    path: Path,
-) -> tuple[list[tuple[str, int, int]], bool, BadData | None]:  # (id, where, how many bytes) a record; has any labels; what ended it
-    "The records of a segment, kept for the next time if the file is whole."
-    found: list = []  # lives on where the walk ends early
-
-    def make(path: Path) -> list:
-        labelled = walk(path, found)
-        return [found, labelled]
-
-    try:
-        records, labelled = kept_listing(path, make, "waymo-v1-records")
-        return records, labelled, None
-    except BadData as error:
-        return found, True, error
 
 # %% ../../nbs/data/15_waymo_v1.ipynb #5aa0f9dc
 def moment_of(
