@@ -89,7 +89,7 @@ class Superpixels:
         frames = f"superpixels of {len(dataset) - len(faults)} frames{left_out} in {cache.folder}{by_list}"
         print(f"{frames}: all sound" if self.verify else f"{frames}; next: xmodal pretrain slidr --root {self.root}{f' --data {self.data}' if self.data else ''}")
 
-
+# %% ../nbs/12_cli.ipynb #8143342d
 def name_of(
     data: Data | None,  # as the user said
     root: Path | None,

@@ -96,7 +96,7 @@ class Batches(torch.utils.data.Dataset):
             pin_memory=pin,
         )
 
-
+# %% ../../nbs/training/01_batches.ipynb #bf784351
 def processes():
     "How workers begin: as forks of a server process that has imported, once, what this one has of the package, and done nothing else."
     # a fork of this process would inherit the locks of its thread pools and can hang for ever; a fresh one takes seconds and a memory of its own for torch
