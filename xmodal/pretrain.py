@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'method_class', 'recipes', 'without_intensity', 'build', 'load_method', 'random_twin', 'ViewMaker',
-           'planner', 'digest', 'source_of', 'unseen', 'pretrain']
+           'planner', 'digest', 'source_of', 'unseen', 'pretrain', 'scaled']
 
 # %% ../nbs/09_pretrain.ipynb #982572c3
+import copy
 import hashlib
 import importlib
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from .superpixels import SuperpixelCache
 from .training.batches import Batches
 from .training.checkpoint import load
 from .training.fit import Fitted, Machine, fit
+from .training.processes import first_speaks, place
 
 # %% ../nbs/09_pretrain.ipynb #9396d655
 METHODS = {
@@ -191,12 +193,19 @@ def pretrain(
     "Train a method. A run that was stopped goes on where it was; BadData if the folder holds another run. Damaged frames are counted, told and skipped."
     recipe = method_class(name)[1].small() if recipe is None else recipe
     method = build(name, recipe, seed)
+    last = Path(folder) / "last.safetensors"
+    if last.is_file() and (was := load(last)[1].get("method")) != name:  # before hours of preparation
+        raise BadData(last, f"it is of another run, of {was}, and you ask for {name}", "give another folder, or remove this one")
     if not hasattr(recipe, "superpixels"):
         superpixels = None
     elif superpixels is None or isinstance(superpixels, (str, Path)):
         superpixels = SuperpixelCache(superpixels or Path(folder) / "superpixels", recipe.superpixels)
     if superpixels is not None:
-        superpixels.prepare(dataset)
+        rank, processes = place()
+        with first_speaks():
+            if isinstance(superpixels, SuperpixelCache) and processes > 1:  # each its share; what another is still at, or has on its own disk, is not waited for
+                superpixels.prepare(Subset(dataset, range(rank % len(dataset), len(dataset), processes)))
+            superpixels.prepare(dataset)
     if getattr(recipe, "temporal", 0):
         dataset = Successors(dataset)
     plan = planner(name, recipe)
@@ -206,3 +215,22 @@ def pretrain(
     if superpixels is not None:
         card["superpixels"] = str(superpixels.folder)
     return fit(method, batches, recipe.optimisation, folder, card, machine, stop_after)
+
+# %% ../nbs/09_pretrain.ipynb #aac83b3d
+def scaled(
+    recipe: Any,  # of a method
+    processes: int,  # that train together
+    accumulate: int = 1,  # batches of each that make up a step
+) -> tuple[Any, str]:  # the recipe for so many frames a step; what was changed, in a sentence
+    "Learning rates in proportion to the frames of a step (SGD: Goyal et al. 2017), or to their square root (AdamW: Malladi et al. 2022)."
+    how = recipe.optimisation
+    frames, meant = how.batch_size * processes * accumulate, how.lr_batch or how.batch_size
+    rate = lambda lr, optimizer: lr * (frames / meant) ** {"sgd": 1.0, "adamw": 0.5}[optimizer]
+    groups = {
+        prefix: changes | {"lr": rate(changes.get("lr", how.lr), changes.get("optimizer", how.optimizer))} for prefix, changes in how.groups.items()
+    }
+    recipe = copy.deepcopy(recipe)
+    recipe.optimisation = replace(how, lr=rate(how.lr, how.optimizer), groups=groups, lr_batch=frames)
+    each = [("", how, recipe.optimisation.lr)] + [(f" of {prefix}", replace(how, groups={}, **how.groups[prefix]), groups[prefix]["lr"]) for prefix in groups]
+    rates = ", ".join(f"learning rate{of} {old.lr:g} -> {new:g} ({'linear' if old.optimizer == 'sgd' else 'square root'})" for of, old, new in each)
+    return recipe, f"{frames} frames a step ({processes} x {accumulate} x {how.batch_size}), the recipe's rates are for {meant}: {rates}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STREET', 'DATASETS', 'dataset_class', 'recognise', 'open_dataset', 'check_options', 'own_dataset', 'Own', 'Subset',
-           'drive_of', 'split', 'Successors', 'has_intensity', 'sound']
+           'Remembered', 'drive_of', 'split', 'Successors', 'has_intensity', 'sound']
 
 # %% ../../nbs/data/03_datasets.ipynb #ec002212
 import hashlib
@@ -162,6 +162,25 @@ class Subset:
     def __getitem__(self, i: int) -> Frame:
         "Frame `rows[i]` of the dataset."
         return self.dataset[self.rows[i]]
+
+
+class Remembered:
+    "A small dataset whose frames stay in memory once they have been made or read; whoever changes one changes it for all."
+
+    def __init__(self, dataset: Any):
+        self.dataset, self.name, self.classes, self.ids = dataset, dataset.name, dataset.classes, dataset.ids
+        self._frames: dict[int, Frame] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self):  # to a worker process without the frames
+        return {**self.__dict__, "_frames": {}}
+
+    def __getitem__(self, i: int) -> Frame:
+        if i not in self._frames:
+            self._frames[i] = self.dataset[i]
+        return self._frames[i]
 
 
 def drive_of(frame_id: str) -> str:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CAMERAS', 'rotations', 'pose', 'find_version', 'find_sensors', 'is_unpacked', 'find_frames', 'present',
-           'read_lidarseg', 'read_panoptic', 'read_camera', 'poses', 'boxes_in_lidar', 'read_sweep', 'NuScenes']
+           'read_lidarseg', 'read_panoptic', 'numbered', 'read_camera', 'poses', 'boxes_in_lidar', 'read_sweep',
+           'NuScenes']
 
 # %% ../../nbs/data/11_nuscenes.ipynb #4d6b2787
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .class_maps import ClassMap
 from .columns import text
 from .kitti_files import read_png, read_scan
 from .nuscenes_splits import SPLITS, read_categories
@@ -177,6 +179,17 @@ def _check_count(path: Path, shape: tuple[int, ...], count: int) -> None:
     if shape != (count,):
         raise BadData(path, f"{' x '.join(map(str, shape))} labels for {count} points", "copy the labels again: they belong to another scan")
 
+
+def numbered(
+    raw: np.ndarray,  # (N,) 1000 raw id + instance
+    classes: ClassMap,
+) -> np.ndarray:  # (N,) int32, 0 = none
+    "Instances that also differ where a class has several categories, in each of which the numbers begin at 1: 1000 is added for its second category, 2000 for its third."
+    among = np.zeros(max(max(classes.raw), int(raw.max(initial=0)) // 1000) + 1, np.int32)
+    for category, its in classes.raw.items():
+        among[category] = sum(other < category for other, same in classes.raw.items() if same == its)
+    return np.where(raw % 1000, raw % 1000 + 1000 * among[raw // 1000], 0).astype(np.int32)
+
 # %% ../../nbs/data/11_nuscenes.ipynb #f0c4e170
 def read_camera(
     path: Path,  # of the image
@@ -315,7 +328,7 @@ class NuScenes:
                     frame.semantic = self.class_map(read_lidarseg(path, len(frame.points)), path)
                 else:
                     raw = read_panoptic(path, len(frame.points))
-                    frame.instance = raw % 1000
+                    frame.instance = numbered(raw, self.class_map)
                     if frame.semantic is None and (raw >= 1000).any():  # nothing but class 0: nobody said what the points are
                         frame.semantic = self.class_map(raw // 1000, path)
 

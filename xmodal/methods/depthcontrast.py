@@ -17,6 +17,7 @@ from torch import nn
 
 from ..batch import Batch, Twins, Voxels, collate_twins
 from ..cloud_views import IndoorAugmentation, SweepAugmentation
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from .parts import Method, restore_settings, spread
 from ..models.minkunet import MinkUNet14, MinkUNet18, MinkUNet34
@@ -49,7 +50,7 @@ class DepthContrastRecipe:
     augmentation: Any = field(default_factory=SweepAugmentation)  # or IndoorAugmentation
     # the paper: 32 frames on each of 32 GPUs; on one, Machine(accumulate=32) comes to the same 1024 frames a step
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation("sgd", lr=0.12, dampening=0.0, weight_decay=1e-4, epochs=150, batch_size=32, final=0.001)
+        default_factory=lambda: Optimisation("sgd", lr=0.12, dampening=0.0, weight_decay=1e-4, epochs=150, batch_size=32, lr_batch=1024, final=0.001)
     )
 
     def __post_init__(self):
@@ -125,7 +126,7 @@ class PointFormat(nn.Module):
         self.network = networks[recipe.points](in_channels=width_of(recipe.inputs), **recipe.points_network)
         self.augmentation, self.inputs, self.channels = recipe.augmentation, recipe.inputs, self.network.channels
 
-    def cloud(self, batch: Batch) -> Cloud:
+    def local(self, batch: Batch) -> Cloud:
         "The points that the network keeps, with features."
         counts, wanted = batch.offsets.diff().tolist(), self.augmentation.points
         rows, offsets = slice(None), batch.offsets
@@ -136,10 +137,13 @@ class PointFormat(nn.Module):
         return self.network(batch.points[rows], offsets, values_of(batch, self.inputs)[rows])
 
     def forward(self, batch: Batch) -> torch.Tensor:  # (B, channels)
-        return self.cloud(batch).pooled()
+        return self.pooled(self.local(batch), batch)
 
-    def at_points(self, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:  # (M, channels)
-        return spread(self.cloud(batch), batch, rows)
+    def pooled(self, local: Cloud, batch: Batch) -> torch.Tensor:  # (B, channels)
+        return local.pooled()
+
+    def at_points(self, local: Cloud, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:  # (M, channels)
+        return spread(local, batch, rows)
 
 
 def width_of(inputs: str) -> int:
@@ -215,7 +219,7 @@ class VoxelFormat(nn.Module):
         else:
             raise ValueError(f"unknown voxel encoder {recipe.voxels_encoder!r}; use one of sweepunet, {', '.join(networks)}")
 
-    def levels(self, batch: Batch) -> list[SparseTensor]:
+    def local(self, batch: Batch) -> list[SparseTensor]:
         "Everything that is pooled."
         values = values_of(batch, self.inputs)
         if isinstance(self.network, SweepUNet):
@@ -224,15 +228,18 @@ class VoxelFormat(nn.Module):
         return [self.network.backbone(SparseTensor(values[batch.retained], batch.coords, self.engine))]
 
     def forward(self, batch: Batch) -> torch.Tensor:  # (B, channels)
-        return torch.cat([largest(x.feats, x.coords[:, 0].long(), len(batch.frame_ids)) for x in self.levels(batch)], 1)
+        return self.pooled(self.local(batch), batch)
 
-    def at_points(self, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:  # (M, channels)
+    def pooled(self, local: list[SparseTensor], batch: Batch) -> torch.Tensor:  # (B, channels)
+        return torch.cat([largest(x.feats, x.coords[:, 0].long(), len(batch.frame_ids)) for x in local], 1)
+
+    def at_points(self, local: list[SparseTensor], batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:  # (M, channels)
         rows = torch.arange(len(batch.points), device=batch.points.device) if rows is None else rows
         if isinstance(self.network, SweepUNet):
             places = self.network.places(batch.points[rows], batch.point_view[rows])
         else:
             places = batch.coords[batch.inverse[rows]]
-        return torch.cat([at_voxels(x, places) for x in self.levels(batch)], 1)
+        return torch.cat([at_voxels(x, places) for x in local], 1)
 
 
 def largest(
@@ -264,7 +271,10 @@ class Branch(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, recipe.channels))
 
     def forward(self, batch: Batch) -> torch.Tensor:  # (B, channels) float32, unit length
-        return F.normalize(self.head(self.encoder(batch)).float(), dim=1)
+        return self.compared(self.encoder(batch))
+
+    def compared(self, pooled: torch.Tensor) -> torch.Tensor:  # (B, channels) float32, unit length
+        return F.normalize(self.head(pooled).float(), dim=1)
 
 
 class DepthContrast(Method):
@@ -302,10 +312,11 @@ class DepthContrast(Method):
         self,
         batch: Twins,
         generator: torch.Generator | None = None,  # not needed: nothing is drawn
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; each term
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; each term; "effective_rank" of the features of points, see `local_rank`
         "Every format's query against every format's key and queue. In training the keys wait for `end_step`."
         recipe = self.recipe
-        queries = {name: branch(batch.first) for name, branch in self.branches.items()}
+        local = {name: branch.encoder.local(batch.first) for name, branch in self.branches.items()}
+        queries = {name: branch.compared(branch.encoder.pooled(local[name], batch.first)) for name, branch in self.branches.items()}
         with torch.no_grad():
             keys = {name: branch(batch.second) for name, branch in self.slow.items()}
         terms = {
@@ -316,7 +327,17 @@ class DepthContrast(Method):
             for name, key in keys.items():
                 self.waiting[name].append(key)
         weight = 0.5 if len(recipe.formats) == 2 else 1.0
-        return weight * sum(terms.values()), {name: term.item() for name, term in terms.items()}
+        log = {name: term.item() for name, term in terms.items()} | {"effective_rank": self.local_rank(local[recipe.probe], batch.first)}
+        return weight * sum(terms.values()), log
+
+    @torch.no_grad()
+    def local_rank(self, local: Any, batch: Batch) -> float:
+        "Of what is pooled, at some points. (A batch has only a few queries, and a queue begins with random keys: the rank of neither tells of a collapse.)"
+        rows = torch.arange(0, len(batch.points), -(-len(batch.points) // 256), device=batch.points.device)
+        return effective_rank(self.point_features(local, batch, rows))
+
+    def point_features(self, local: Any, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:  # (M, channels) float32, unit length
+        return F.normalize(self.branches[self.recipe.probe].encoder.at_points(local, batch, rows).float(), dim=1)
 
     def begin_step(self, done: float) -> None:
         momentum_update(self.slow, self.branches, self.recipe.momentum)
@@ -334,7 +355,8 @@ class DepthContrast(Method):
         return self.recipe.inputs == "colour"
 
     def encode_points(self, batch: Batch, rows: torch.Tensor | None = None) -> torch.Tensor:
-        return F.normalize(self.branches[self.recipe.probe].encoder.at_points(batch, rows).float(), dim=1)
+        return self.point_features(self.branches[self.recipe.probe].encoder.local(batch), batch, rows)
 
     def backbone_points(self, batch: Batch) -> torch.Tensor:
-        return self.branches[self.recipe.probe].encoder.at_points(batch)
+        encoder = self.branches[self.recipe.probe].encoder
+        return encoder.at_points(encoder.local(batch), batch)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, Voxels, collate
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from ..losses import info_nce
 from ..matching import Pairs
@@ -399,7 +400,7 @@ class NCLR(FrozenTeacher):
         self,
         batch: PosedBatch,
         generator: torch.Generator | None = None,  # on the CPU; None: seeded by the names of the frames
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; its parts
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; its parts, how many pairs they have, "effective_rank" of the points' features before the fusion
         "Contrast before and after the fusion, overlap of points and pixels, and late in the run the pose. Raises BadData if fewer than two of the drawn points lie in the images."
         if generator is None:
             generator = torch.Generator().manual_seed(zlib.crc32(" ".join(batch.frame_ids).encode()))
@@ -412,11 +413,12 @@ class NCLR(FrozenTeacher):
         if len(fused[2]) < 2:
             raise nothing_seen(batch, len(fused[2]))
         drawing = self.recipe.pairs * len(batch.frame_ids), self.recipe.temperature, generator
-        before = contrast(*self.lta(paired, maps.flatten(0, 2)[cell]), cell, pairs.point, *drawing)
+        aligned = self.lta(paired, maps.flatten(0, 2)[cell])
+        before = contrast(*aligned, cell, pairs.point, *drawing)
         after = contrast(*fused, *drawing)
         on_points, on_pixels = overlap_loss(sights, cells, hit)
         parts = {"before": before, "after": after, "overlap_points": on_points, "overlap_pixels": on_pixels}
-        log = {"pairs": float(min(len(pairs), drawing[0]))}
+        log = {"pairs": float(min(len(pairs), drawing[0])), "effective_rank": effective_rank(aligned[0])}
         if self.learns_pose:
             found, posed = [match(batch, sight, self.recipe, generator) for sight in sights], []
 

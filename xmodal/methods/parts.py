@@ -38,6 +38,7 @@ class Method(nn.Module):
     learns_from: str  # "LiDAR + camera", "point clouds"
     needs: str  # besides the frames: "weights of the image network", "nothing"
     recipe: Any  # the settings
+    whole_batch = False  # does the loss compare different frames, by `xmodal.training.processes.together`?
 
     @classmethod
     def from_recipe(

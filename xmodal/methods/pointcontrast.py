@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from ..batch import Batch, Twins, Voxels, collate_twins
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from ..losses import full_precision, info_nce
 from ..matching import mutual_nearest
@@ -218,7 +219,7 @@ class PointContrast(Method):
         self,
         twins: Twins,
         generator: torch.Generator | None = None,  # on the CPU, draws pairs and candidates; None: seeded by the names of the frames
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part; "effective_rank" of the features in the first views
         "The objective over pairs of the whole batch. Raises BadData if there are fewer than two."
         first, second = matched_voxels(twins, self.recipe.radius * self.recipe.voxels.size)
         if len(first) < 2:
@@ -227,9 +228,10 @@ class PointContrast(Method):
         if generator is None:
             generator = torch.Generator().manual_seed(zlib.crc32(" ".join(twins.frame_ids).encode()))
         drawn = torch.randperm(len(first), generator=generator)[: self.recipe.pairs].to(first.device)
-        rows, log = (first[drawn], second[drawn]), {"pairs": float(len(drawn))}
+        rows = first[drawn], second[drawn]
         features = [self.encode_points(batch, batch.retained) for batch in (twins.first, twins.second)]
         pairs = [of[row] for of, row in zip(features, rows)]
+        log = {"pairs": float(len(drawn)), "effective_rank": effective_rank(pairs[0])}
         if self.recipe.objective == "info_nce":
             return info_nce(*pairs, self.recipe.temperature), log
         others = [draw_voxels(batch, self.recipe.candidates, generator) for batch in (twins.first, twins.second)]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..batch import Batch, Voxels
+from ..collapse import effective_rank
 from ..frame import BadData
 from ..losses import info_nce
 from .parts import FrozenTeacher, restore_settings
@@ -65,7 +66,7 @@ class PPKT(FrozenTeacher):
         self,
         batch: Batch,
         generator: torch.Generator | None = None,  # on the CPU, draws the pairs; None: seeded by the names of the frames
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part; "effective_rank" of the points' features
         "Point to pixel, all other pixels drawn as negatives. Raises BadData if the batch has fewer than two pairs."
         if len(batch.pairs) < 2:
             cause = f"{len(batch.pairs)} points fall into the images: there is nothing to compare"
@@ -77,4 +78,5 @@ class PPKT(FrozenTeacher):
         points = self.encode_points(batch, pairs.point)
         pixels = self.image.at(batch.images, pairs.camera, pairs.row, pairs.col)
         same = None if self.recipe.share_voxel_negatives else voxel
-        return info_nce(points, pixels, self.recipe.temperature, same), {"pairs": float(len(pairs))}
+        log = {"pairs": float(len(pairs)), "effective_rank": effective_rank(points)}
+        return info_nce(points, pixels, self.recipe.temperature, same), log

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..batch import Batch, Voxels
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from ..losses import full_precision
 from .parts import FrozenTeacher, image_encoder, in_reach, point_encoder, restore_settings
@@ -143,7 +144,7 @@ class ScaLR(FrozenTeacher):
         self,
         batch: Batch,
         generator: torch.Generator | None = None,  # not needed: nothing is drawn
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part, "cosine": their mean similarity
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "pairs": how many took part, "cosine": their mean similarity, "effective_rank" of the points' features
         "Mean distance over the pairs of the points that the voxels keep, so that each voxel counts once an image. Raises BadData if there is none."
         pairs = batch.pairs.select(batch.retained[batch.pair_voxel] == batch.pairs.point)
         if not len(pairs):
@@ -152,4 +153,5 @@ class ScaLR(FrozenTeacher):
         points = self.encode_points(batch, pairs.point)
         pixels = self.image.at(batch.images, pairs.camera, pairs.row, pairs.col)
         loss = feature_distance(points, pixels)
-        return loss, {"pairs": float(len(pairs)), "cosine": (points.detach() * pixels).sum(1).mean().item()}
+        cosine = (points.detach() * pixels).sum(1).mean().item()
+        return loss, {"pairs": float(len(pairs)), "cosine": cosine, "effective_rank": effective_rank(points)}

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from ..batch import MEAN, STD, Batch, Twins, Voxels, collate_twins
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from ..losses import full_precision, info_nce
 from ..matching import Pairs, greedy, hungarian, mutual_nearest, nearest, projection_pairs
@@ -64,7 +65,7 @@ class SimIPURecipe:
     voxels: Voxels = field(default_factory=Voxels)  # only `intensity` matters: there are no voxels here
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(
-            "sgd", lr=0.03, dampening=0.0, weight_decay=1e-4, epochs=100, batch_size=4, schedule="exponential", decay=0.99,
+            "sgd", lr=0.03, dampening=0.0, weight_decay=1e-4, epochs=100, batch_size=4, lr_batch=32, schedule="exponential", decay=0.99,
             groups={"points.": {"optimizer": "adamw", "lr": 1e-3, "betas": (0.95, 0.99), "weight_decay": 0.01}},
         )
     )  # batch_size: of each of the paper's 8 GPUs
@@ -376,14 +377,13 @@ class SimIPU(Method):
         return collate_twins(list(zip(pad_images(first), second)), self.recipe.voxels)
 
     def loss(self, batch: Twins, generator: torch.Generator | None = None) -> tuple[torch.Tensor, dict[str, float]]:
-        "Intra-modal + inter-modal. The log has both, how many pairs each had, and the mean distance of partners in metres. Raises BadData where a part has fewer than two."
+        "Intra-modal + inter-modal. The log has both, how many pairs each had, the mean distance of partners in metres, and the effective rank of the points' features in the first. Raises BadData where a part has fewer than two."
         first = self.points(batch.first.points, batch.first.offsets, batch.first.intensity[:, None])
-        intra, partners, distance = self.clouds_loss(first, batch)
+        intra, log = self.clouds_loss(first, batch)
         inter, pairs = self.images_loss(first, batch.first)
-        log = {"intra": intra.item(), "inter": inter.item(), "partners": float(partners), "pairs": float(pairs), "distance": distance}
-        return intra + inter, log
+        return intra + inter, {"intra": intra.item(), "inter": inter.item(), "pairs": float(pairs)} | log
 
-    def clouds_loss(self, first: Cloud, batch: Twins) -> tuple[torch.Tensor, int, float]:
+    def clouds_loss(self, first: Cloud, batch: Twins) -> tuple[torch.Tensor, dict[str, float]]:
         "Each point kept of the measured cloud to its partner in the moved one."
         source = self.slow if self.recipe.contrast == "queue" else {"points": self.points, "intra": self.intra}
         moved = batch.second
@@ -394,8 +394,9 @@ class SimIPU(Method):
         if len(left) < 2:
             cause = f"{len(left)} points have a partner in the moved cloud: there is nothing to compare"
             raise BadData(", ".join(batch.frame_ids), cause, "raise max_distance, or take matching = 'hungarian'")
-        queries = self.intra(first.feats).flatten(0, 1)
-        return self.of_clouds(queries[left], keys[right], second.index.flatten()[right]), len(left), distance
+        queries = self.intra(first.feats).flatten(0, 1)[left]
+        log = {"partners": float(len(left)), "distance": distance, "effective_rank": effective_rank(queries)}
+        return self.of_clouds(queries, keys[right], second.index.flatten()[right]), log
 
     def images_loss(self, first: Cloud, batch: Batch) -> tuple[torch.Tensor, int]:
         "The image at a point's pixel to the point, for the points that the network keeps."

@@ -16,12 +16,14 @@ import torch
 from torch import nn
 
 from ..batch import Batch, Twins, Voxels, collate_twins
+from ..collapse import effective_rank
 from ..frame import BadData, Frame
 from ..losses import batch_ids, cell_means, cosines, info_nce, mean_by_id, most_alike, pool_superpixels, rarity
 from ..matching import nearest
 from .parts import FrozenTeacher, restore_settings
 from ..superpixels import Superpixels
 from ..training.fit import Optimisation
+from ..training.processes import together
 from ..views import Augmentation, View
 
 # %% ../../nbs/methods/01_slidr.ipynb #5e882c6c
@@ -89,6 +91,7 @@ class SLidR(FrozenTeacher):
     paper = "Sautier et al., CVPR 2022, 2203.16258"
     learns_from = "LiDAR + camera"
     needs = "weights of the image network; superpixels"
+    whole_batch = True
 
     def make_view(self, frame: Frame, rng: np.random.Generator, superpixels: list[np.ndarray] | None = None) -> View:
         if self.recipe.temporal and frame.ego_to_world is None:
@@ -104,19 +107,20 @@ class SLidR(FrozenTeacher):
         self,
         batch: Batch | Twins,  # with superpixels; Twins: a frame and the next one
         generator: torch.Generator | None = None,  # not needed: nothing is drawn
-    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "superpixels": how many took part
+    ) -> tuple[torch.Tensor, dict[str, float]]:  # scalar; "superpixels": how many took part; "effective_rank" of the superpoints' features
         "Superpoint to superpixel, all others of the batch as negatives (eq. 2). Raises BadData if fewer than two superpixels hold a point, or are found again."
         recipe, tolerated, weight = self.recipe, None, None
         here = self.pool(batch.first if isinstance(batch, Twins) else batch)
-        if len(here) < 2:
-            cause = f"{len(here.owner)} pairs lie on {len(here)} superpixels: there is nothing to compare"
+        points, pixels, teacher = together(here.points, here.pixels, here.teacher) if len(here.owner) else (here.points, here.pixels, None)
+        if len(points) < 2:
+            cause = f"{len(here.owner)} pairs lie on {len(points)} superpixels: there is nothing to compare"
             raise BadData(", ".join(batch.frame_ids), cause, "leave these frames out, or check the calibration")
-        if here.teacher is not None:
-            similarity = cosines(here.teacher)
+        if teacher is not None:
+            similarity = cosines(teacher)
             tolerated = most_alike(similarity, recipe.tolerate) if recipe.tolerate else None
             weight = None if recipe.balance is None else rarity(similarity, recipe.balance)
-        loss = info_nce(here.points, here.pixels, recipe.temperature, tolerated=tolerated, weight=weight)
-        log = {"superpixels": float(len(here))}
+        loss = info_nce(points, pixels, recipe.temperature, tolerated=tolerated, weight=weight)
+        log = {"superpixels": float(len(points)), "effective_rank": effective_rank(points)}
         if recipe.temporal:
             agreement, found = self.temporal_loss(batch, here)
             loss, log = loss + recipe.temporal * agreement, log | {"temporal": agreement.item(), "found_again": float(found)}
@@ -156,11 +160,11 @@ class SLidR(FrozenTeacher):
         row, superpixel = found_again(twins, here.owner, self.recipe.reach)
         means, rows = mean_by_id(self.encode_points(twins.second, row), superpixel, here.count)
         again = rows[here.kept] > 0
-        found = int(again.sum())
-        if found < 2:
+        before, after = together(here.points[again], means[here.kept][again])
+        if (found := len(before)) < 2:
             cause = f"{found} of {len(here)} superpoints are found again in the next frame within {self.recipe.reach} m"
             raise BadData(", ".join(twins.frame_ids), cause, "check the ego poses, or give a larger reach")
-        return info_nce(here.points[again], means[here.kept][again], self.recipe.temperature), found
+        return info_nce(before, after, self.recipe.temperature), found
 
 
 @contextmanager

@@ -37,25 +37,44 @@ class Batches(torch.utils.data.Dataset):
         seed: int = 0,
         rank: int = 0,  # of this process ...
         world_size: int = 1,  # ... among the processes that share each step
+        accumulate: int = 1,  # batches of each process that make up a step
     ):
         if not len(dataset):
             raise BadData(getattr(dataset, "name", "dataset"), "it has no frames", "check the folder and the selection of drives")
         self.dataset, self.make_view, self.collate = dataset, make_view, collate
-        self.batch_size = min(batch_size, max(len(dataset) // world_size, 1))
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.wanted, self.seed = batch_size, seed
+        self._deal(rank, world_size, accumulate)
+
+    def _deal(self, rank: int, world_size: int, accumulate: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        self.batch_size = min(self.wanted, max(len(self.dataset) // world_size, 1))
+        # steps end with the epoch; where an epoch is less than a step they cannot
+        self.group = accumulate if len(self.dataset) >= self.batch_size * world_size * accumulate else 1
+
+    def dealt(
+        self,
+        rank: int,
+        world_size: int,
+        accumulate: int,
+    ) -> "Batches":
+        "The same frames, shared otherwise: a step of all processes is that of one process with a batch of `world_size * accumulate` times the size."
+        other = copy.copy(self)
+        other._deal(rank, world_size, accumulate)
+        return other
 
     @property
-    def per_epoch(self) -> int:  # steps; an incomplete last batch is dropped
-        return max(len(self.dataset) // (self.batch_size * self.world_size), 1)
+    def per_epoch(self) -> int:  # batches of a process; an incomplete last step is dropped
+        return max(len(self.dataset) // (self.batch_size * self.world_size * self.group), 1) * self.group
 
     def frames_of(
         self,
-        step: int,
+        step: int,  # a batch of this process
     ) -> tuple[int, list[int]]:  # epoch, rows of the dataset
-        "The frames of a step: a slice of the epoch's shuffled order."
+        "The frames of a batch: a slice of the epoch's shuffled order."
         epoch, position = divmod(step, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        start = (position * self.world_size + self.rank) * self.batch_size
+        whole, part = divmod(position, self.group)
+        start = ((whole * self.world_size + self.rank) * self.group + part) * self.batch_size
         return epoch, order[start : start + self.batch_size].tolist()
 
     def __getitem__(

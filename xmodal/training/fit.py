@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Optimisation', 'Machine', 'learning_rate', 'make_optimizer', 'make_optimizers', 'Diverged', 'stop_requested', 'Log',
-           'Fitted', 'fit', 'Feed', 'rows_of', 'nothing_left', 'optimiser_step', 'gradient_norm', 'resume',
-           'differences']
+           'Fitted', 'fit', 'Feed', 'next_parts', 'rows_of', 'nothing_left', 'optimiser_step', 'loss_of', 'look',
+           'gradient_norm', 'resume', 'checkpoint_of', 'differences']
 
 # %% ../../nbs/training/02_fit.ipynb #a7553c0c
 import csv
@@ -14,7 +14,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from ..collapse import CollapseWatch
 from ..frame import BadData
 from ..progress import Progress
 from .batches import Batches
 from .checkpoint import load, optimizer_tensors, provenance, restore_optimizers, save
+from .processes import Meeting, everyone, from_first, join, meeting, none_lost, place, same_weights, shared_norms, stand_in, sum_gradients, untracked
 
 # %% ../../nbs/training/02_fit.ipynb #7dffcc03
 @dataclass
@@ -41,6 +43,7 @@ class Optimisation:
     weight_decay: float = 1e-4
     epochs: int = 50
     batch_size: int = 4  # frames a step and process
+    lr_batch: int | None = None  # frames a step, of all processes, that the learning rates are meant for; None = batch_size. See `scaled`
     schedule: str = "cosine"  # or "constant", "exponential", "polynomial"
     per_epoch: bool = True  # the learning rate changes once an epoch, as in the paper; else every step
     warmup: float = 0.0  # part of the run in which the rate rises linearly from 0
@@ -62,6 +65,12 @@ class Machine:
     save_every: float = 120.0  # seconds between checkpoints
     log_every: int = 10  # steps
     accelerator: str = "auto"  # "cpu", "cuda"
+    negatives: str = "batch"  # what a loss that compares frames compares: those of the whole step, or of each "part" (process and batch) by itself
+    patience: float = 600.0  # seconds that processes wait for each other
+
+    def __post_init__(self):
+        if self.negatives not in ("batch", "part"):
+            raise ValueError(f"unknown negatives {self.negatives!r}; use 'batch' or 'part'")
 
 # %% ../../nbs/training/02_fit.ipynb #d6b7119f
 def learning_rate(
@@ -113,7 +122,7 @@ def make_optimizers(
             members[max(filter(name.startswith, members), key=len)].append(parameter)
     if empty := [prefix for prefix in settings.groups if not members[prefix]]:
         raise ValueError(f"no parameter that learns begins with {', '.join(map(repr, empty))}, or all of them belong to a longer name: see Optimisation.groups")
-    own = {f.name for f in fields(Optimisation)} - {"epochs", "batch_size", "groups"}  # these three are of the whole run
+    own = {f.name for f in fields(Optimisation)} - {"epochs", "batch_size", "lr_batch", "groups"}  # these are of the whole run
     if wrong := [name for changes in settings.groups.values() for name in changes if name not in own]:
         raise ValueError(f"{', '.join(wrong)} is no setting of one group of parameters; there are {', '.join(sorted(own))}")
     each = {prefix: replace(settings, groups={}, **settings.groups.get(prefix, {})) for prefix, some in members.items() if some}
@@ -130,7 +139,7 @@ def stop_requested():
     asked = []
 
     def ask(number, frame):
-        if asked:
+        if asked and number == signal.SIGINT:  # a cluster sends SIGTERM more than once
             raise KeyboardInterrupt
         asked.append(number)
 
@@ -153,18 +162,23 @@ class Log:
         folder: Path,
         start: int = 0,  # the first step of this run
         tensorboard: bool = True,  # written if the package is there
+        writes: bool = True,  # False: counts only, because another process writes
     ):
-        self.metrics, self.faults = folder / "metrics.csv", folder / "faults.csv"
+        self.metrics, self.faults, self.writes = folder / "metrics.csv", folder / "faults.csv", writes
         rows = self.read() if start else []
         self.rows = [row for row in rows if row["step"] < start]
         self.columns = list(dict.fromkeys(key for row in self.rows for key in row))  # some numbers begin late in a run
         self.told, self.skipped, self.latest = self.complaints() if start else set(), 0, None
+        self.board, self.watch = None, CollapseWatch()
+        for row in self.rows:
+            self.watch.see(row["step"], row)
+        if not writes:
+            return
         if start:
             self._write_all()
         else:
             self.metrics.unlink(missing_ok=True)
             self.faults.unlink(missing_ok=True)
-        self.board = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -197,6 +211,10 @@ class Log:
     def write(self, **values: float) -> None:
         "One line; `step` is among the values."
         self.rows.append(values)
+        if not self.writes:
+            return
+        if warning := self.watch.see(values["step"], values):
+            print(f"warning: {warning}", flush=True)
         if set(values) - set(self.columns):
             self.columns += [key for key in values if key not in self.columns]
             self._write_all()
@@ -214,6 +232,8 @@ class Log:
         if str(fault) in self.told:
             return
         self.told.add(str(fault))
+        if not self.writes:
+            return
         print(f"skipped: {fault}", flush=True)
         new = not self.faults.exists()
         with open(self.faults, "a", newline="") as file:
@@ -253,72 +273,78 @@ def fit(
     card: dict | None = None,  # method, recipe, data: whatever the checkpoint should say of itself
     machine: Machine | None = None,
     stop_after: int | None = None,  # optimiser steps of this call; None = to the end
+    job: str = "pretrain",  # what the progress is called
 ) -> Fitted:
-    "Train to the end, or until Ctrl-C. Raises Diverged if the loss or the gradient is not finite, naming the frames; BadData if no frame can be used."
-    from lightning.fabric import Fabric
-
-    machine = machine or Machine()
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator=machine.accelerator, devices=1, precision=machine.precision)
+    "Train to the end, or until Ctrl-C. Raises Diverged if the loss or the gradient is not finite, naming the frames; BadData if no frame can be used, or another process is lost."
+    machine, folder = machine or Machine(), Path(folder)
+    fabric = join(machine.accelerator, machine.precision, machine.patience)
+    (rank, processes), precision = place(), fabric.strategy.precision
     settings, inner = zip(*make_optimizers(optimisation, method))
     if len(inner) > 1 and machine.precision == "16-mixed":
         raise ValueError("float16's scaler serves one optimiser, and this method has several; use precision='bf16-mixed'")
+    batches = batches.dealt(rank, processes, machine.accumulate)
     per_epoch = max(batches.per_epoch // machine.accumulate, 1)
     total = optimisation.epochs * per_epoch
     how = {"accumulate": machine.accumulate, "precision": machine.precision}
+    how |= {"processes": processes, "negatives": machine.negatives} if processes > 1 else {}
     card = (card or {}) | {"optimisation": vars(optimisation), "seed": batches.seed, "total": total, "machine": how} | provenance()
 
-    model, *optimizers = fabric.setup(method, *inner)
-    model.mark_forward_method("loss")
     method.train()
-    last = folder / "last.safetensors"
-    precision = fabric.strategy.precision
-    start, before = resume(last, method, list(inner), precision, card) if last.exists() else (0, 0.0)
-    log, began = Log(folder, start), time.monotonic() - before
-    end = total if stop_after is None else min(total, start + stop_after)
+    method.to(fabric.device)
+    optimizers = [fabric.setup_optimizers(optimizer) for optimizer in inner]
+    with none_lost(machine.patience), shared_norms(method), stop_requested() as asked:
+        same_weights(method)
+        last = folder / "last.safetensors"
+        start, before = resume(last, method, list(inner), precision, card)
+        if rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+        log, began = Log(folder, start, writes=rank == 0), time.monotonic() - before
+        end = total if stop_after is None else min(total, start + stop_after)
 
-    def write(step: int) -> float:
-        seconds = time.monotonic() - began
-        save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": seconds, "scaler": precision.state_dict()})
-        return seconds
+        def write(step: int) -> float:
+            seconds = time.monotonic() - began
+            if rank == 0:
+                save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": seconds, "scaler": precision.state_dict()})
+            return seconds
 
-    step, saved, trained = start, time.monotonic(), start > 0
-    lost: set[int] = set()  # frames that were tried since the last step that could be used
-    shown: dict[str, float] = {}
-    wanted = range(start * machine.accumulate, end * machine.accumulate)
-    feed = Feed(batches.loader(wanted, machine.workers, machine.prefetch, pin=fabric.device.type == "cuda"))
-    with stop_requested() as asked, Progress(total, "pretrain", start=start) as progress:
-        while step < end and not asked:
-            rates = [learning_rate(own, step, total, per_epoch) for own in settings]
-            for rate, optimizer in zip(rates, optimizers):
-                optimizer.param_groups[0]["lr"] = rate
-            try:
-                parts = feed.take(machine.accumulate)
-            except BadData:
-                if asked:  # the signal went to the workers, too
+        step, saved, trained = start, time.monotonic(), start > 0
+        lost: set[int] = set()  # frames that were tried since the last step that could be used
+        shown: dict[str, float] = {}
+        wanted = range(start * machine.accumulate, end * machine.accumulate)
+        feed = Feed(batches.loader(wanted, machine.workers, machine.prefetch, pin=fabric.device.type == "cuda"))
+        with Progress(total, job, start=start) if rank == 0 else nullcontext() as progress:
+            while step < end:
+                try:
+                    parts = next_parts(feed, machine.accumulate, asked)
+                except BadData:
+                    if trained:
+                        write(step)
+                    raise
+                if parts is None:
                     break
-                if trained:
+                rates = [learning_rate(own, step, total, per_epoch) for own in settings]
+                for rate, optimizer in zip(rates, optimizers):
+                    optimizer.param_groups[0]["lr"] = rate
+                method.begin_step(step / total)
+                values = optimiser_step(fabric, method, optimizers, parts, machine, log, (batches.seed, step))
+                if values:
+                    method.end_step()
+                trained |= bool(values)
+                lost = set() if values else lost | rows_of(batches, step, machine.accumulate)
+                if len(lost) == len(batches.dataset) or not trained and step == total - 1:
+                    raise nothing_left(log.latest, len(lost))
+                shown = {"loss": values["loss"]} if values else shown  # a step without a usable frame has no loss
+                if progress is not None:
+                    progress.update(**shown, waited=feed.waited)
+                if values and (step % machine.log_every == 0 or step == total - 1):
+                    log.write(step=step, epoch=step // per_epoch, lr=rates[0], **values)
+                step += 1
+                if trained and time.monotonic() - saved > machine.save_every:
                     write(step)
-                raise
-            method.begin_step(step / total)
-            values = optimiser_step(fabric, model, optimizers, parts, machine, log, (batches.seed, step))
-            if values:
-                method.end_step()
-            trained |= bool(values)
-            lost = set() if values else lost | rows_of(batches, step, machine.accumulate)
-            if len(lost) == len(batches.dataset) or not trained and step == total - 1:
-                raise nothing_left(log.latest, len(lost))
-            shown = {"loss": values["loss"]} if values else shown  # a step without a usable frame has no loss
-            progress.update(**shown, waited=feed.waited)
-            if values and (step % machine.log_every == 0 or step == total - 1):
-                log.write(step=step, epoch=step // per_epoch, lr=rates[0], **values)
-            step += 1
-            if trained and time.monotonic() - saved > machine.save_every:
-                write(step)
-                saved = time.monotonic()
-    seconds = write(step)
-    log.close()
+                    saved = time.monotonic()
+        seconds = write(step)
+        log.close()
+        everyone("the checkpoint is written")
     return Fitted(last, step, total, seconds, log.skipped, len(log.told), feed.waited, log.rows)
 
 # %% ../../nbs/training/02_fit.ipynb #a52b6ebd
@@ -353,14 +379,35 @@ class Feed:
         "The part of the time since the first batch that was spent waiting."
         return 0.0 if self.began is None else self.seconds / max(time.monotonic() - self.began, 1e-9)
 
+# %% ../../nbs/training/02_fit.ipynb #91df8042
+def next_parts(
+    feed: Feed,
+    count: int,
+    asked: list,  # not empty: this process was asked to stop
+) -> list[tuple[Any | None, list[BadData]]] | None:  # as of `Feed.take`; None = one of the processes was asked to stop, so all do
+    "What the next step is made of. Raises BadData, on all processes, if one has lost a worker."
+    parts, trouble = None, None
+    try:
+        parts = None if asked else feed.take(count)
+    except BadData as error:
+        trouble = error
+    said = everyone((bool(asked), trouble))
+    if any(stops for stops, _ in said):  # first: the signal went to the workers, too
+        return None
+    for _, trouble in said:
+        if trouble is not None:
+            raise trouble
+    return parts
+
 # %% ../../nbs/training/02_fit.ipynb #aa3ec391
 def rows_of(
     batches: Batches,
     step: int,  # an optimiser step
     accumulate: int,  # batches that it sums up
 ) -> set[int]:  # rows of the dataset
-    "The frames of an optimiser step."
-    return {row for batch in range(step * accumulate, (step + 1) * accumulate) for row in batches.frames_of(batch)[1]}
+    "The frames of an optimiser step, of all processes."
+    shares = [batches.dealt(rank, batches.world_size, accumulate) for rank in range(batches.world_size)]
+    return {row for share in shares for batch in range(step * accumulate, (step + 1) * accumulate) for row in share.frames_of(batch)[1]}
 
 
 def nothing_left(
@@ -371,69 +418,122 @@ def nothing_left(
     return BadData(fault.path, f"{fault.cause} (and none of the {tried} frames that were tried can be used: see faults.csv)", fault.mend)
 
 # %% ../../nbs/training/02_fit.ipynb #760edb47
-def optimiser_step(fabric, model, optimizers, parts: list[tuple], machine: Machine, log: Log, seed: tuple[int, int]) -> dict[str, float]:
-    "Sum the gradients of several batches, as `Feed.take` gives them, and step. Returns the numbers for the log, none if every batch was empty."
-    sums: dict[str, float] = {}
-    used, frames = 0, []
-    model.zero_grad(set_to_none=True)
-    for part, (batch, faults) in enumerate(parts):
-        for fault in faults:
-            log.fault(fault)
-        if batch is None:
-            continue
-        frames += batch.frame_ids
-        drawn = int(np.random.SeedSequence([*seed, part]).generate_state(1)[0])
-        generator = torch.Generator().manual_seed(drawn)
-        torch.manual_seed(drawn)  # for dropout and the like
-        try:
-            with fabric.autocast():  # on one device Fabric does it for `forward` alone
-                loss, values = model.loss(batch.to(fabric.device), generator)
-        except BadData as fault:
-            log.fault(fault)
-            continue
-        if not torch.isfinite(loss):
-            raise Diverged(f"the loss is {loss.item()} at step {seed[1]}, frames {', '.join(frames)}; lower the learning rate or look at these frames")
-        fabric.backward(loss / machine.accumulate)
-        used += 1
-        for key, value in (values | {"loss": loss.item()}).items():
-            sums[key] = sums.get(key, 0.0) + value
-    if not used:
+def optimiser_step(fabric, method, optimizers, parts: list[tuple], machine: Machine, log: Log, seed: tuple[int, int]) -> dict[str, float]:
+    "Take the mean of the gradients of several batches of several processes, and step. Returns the numbers for the log, none if every batch was empty."
+    rank, processes = place()
+    numbers = range(rank * len(parts), (rank + 1) * len(parts))  # of these parts, among all of the step
+    draws = [int(np.random.SeedSequence([*seed, number]).generate_state(1)[0]) for number in numbers]
+    method.zero_grad(set_to_none=True)
+    now = Meeting() if machine.negatives == "batch" and len(parts) * processes > 1 else None
+    told, frames, losses, diverged = [fault for _, faults in parts for fault in faults], [], [], None
+    with meeting(now):
+        if now is not None and len(parts) > 1 and getattr(method, "whole_batch", False):
+            look(fabric, method, parts, draws, now)
+        for part, (batch, _) in enumerate(parts):
+            if now is not None:
+                now.begin(part)
+            try:
+                if batch is not None:
+                    frames += batch.frame_ids
+                    loss, values = loss_of(fabric, method, batch, draws[part])
+                    if not torch.isfinite(loss):
+                        raise Diverged(f"the loss is {loss.item()} at step {seed[1]}, frames {', '.join(frames)}; lower the learning rate or look at these frames")
+                    fabric.backward(loss / (len(parts) * processes))
+                    losses.append(values | {"loss": loss.item()})
+            except BadData as fault:
+                told.append(fault)
+            except Diverged as error:
+                diverged = diverged or error
+            stand_in()
+    reports = everyone((told, losses, diverged))
+    for fault in [fault for told, _, _ in reports for fault in told]:
+        log.fault(fault)
+    for error in [error for _, _, error in reports if error is not None]:
+        raise error
+    losses = [values for _, losses, _ in reports for values in losses]
+    if not losses:
         return {}
-    for parameter in model.parameters() if used < machine.accumulate else ():  # the mean of those that could be used
+    sum_gradients(method)
+    for parameter in method.parameters() if len(losses) < len(parts) * processes else ():  # the mean of those that could be used
         if parameter.grad is not None:
-            parameter.grad *= machine.accumulate / used
-    norm = math.hypot(*(gradient_norm(fabric, model, optimizer, machine.clip) for optimizer in optimizers))
+            parameter.grad *= len(parts) * processes / len(losses)
+    norm = math.hypot(*(gradient_norm(fabric, method, optimizer, machine.clip) for optimizer in optimizers))
     if not math.isfinite(norm) and "16-mixed" != machine.precision:  # float16's scaler skips such a step by itself
         raise Diverged(f"the gradient is {norm} at step {seed[1]}, frames {', '.join(frames)}; lower the learning rate or set Machine.clip")
     for optimizer in optimizers:
         optimizer.step()
-    return {key: value / used for key, value in sums.items()} | {"gradient_norm": norm}
+    keys = dict.fromkeys(key for values in losses for key in values)
+    return {key: sum(values.get(key, 0.0) for values in losses) / len(losses) for key in keys} | {"gradient_norm": norm}
 
 
-def gradient_norm(fabric, model, optimizer, clip: float | None) -> float:
+def loss_of(fabric, method, batch, drawn: int) -> tuple[torch.Tensor, dict[str, float]]:
+    "The method's loss; whatever is drawn follows from one number."
+    torch.manual_seed(drawn)  # for dropout and the like
+    with fabric.autocast():
+        return method.loss(batch.to(fabric.device), torch.Generator().manual_seed(drawn))
+
+
+def look(fabric, method, parts: list[tuple], draws: list[int], now: Meeting) -> None:
+    "See what each part will show the others. Complaints and numbers are for the second time."
+    now.looking = True
+    with torch.no_grad(), untracked(method):
+        for part, (batch, _) in enumerate(parts):
+            now.begin(part)
+            try:
+                if batch is not None:
+                    loss_of(fabric, method, batch, draws[part])
+            except BadData:
+                pass
+            stand_in()
+    now.share()
+
+
+def gradient_norm(fabric, method, optimizer, clip: float | None) -> float:
     "The norm of the gradient (before float16's scaler enlarged it), which is then clipped if asked for."
-    return float(fabric.clip_gradients(model, optimizer, max_norm=math.inf if clip is None else clip, error_if_nonfinite=False))
+    return float(fabric.clip_gradients(method, optimizer, max_norm=math.inf if clip is None else clip, error_if_nonfinite=False))
 
 # %% ../../nbs/training/02_fit.ipynb #13f0e337
 def resume(
-    last: Path,  # a checkpoint of this run
+    last: Path,  # the checkpoint of this run, if there is one
     method: torch.nn.Module,
     optimizers: list[torch.optim.Optimizer],
     precision,  # Fabric's; with float16 it holds the scaler of the loss
     card: dict,  # what this run is
 ) -> tuple[int, float]:  # the step to go on with; seconds that the run has taken
-    "Put weights and optimiser back. Raises BadData if the checkpoint is of another run."
-    tensors, old = load(last)
-    is_of = {key: value for key, value in card.items() if key in ("method", "recipe", "seed", "total", "data", "machine")}
-    if changes := list(differences({key: old.get(key) for key in is_of}, _plain(is_of))):
-        raise BadData(last, f"it is of another run: {', '.join(changes)}", "give another folder, or remove this one")
+    "Put weights and optimiser back, on all processes from the file that process 0 sees. Raises BadData if it is of another run, or of another number of processes."
+    found = from_first(checkpoint_of(last, card) if place()[0] == 0 else None)
+    if found is None:
+        return 0, 0.0
+    if isinstance(found, BadData):
+        raise found
+    tensors, old = found
     method.load_state_dict({key: value for key, value in tensors.items() if not key.startswith("optimizer.")})
     restore_optimizers(tensors, *optimizers)
     if old.get("scaler"):
         precision.load_state_dict(old["scaler"])
-    if old["step"]:
+    if old["step"] and place()[0] == 0:
         print(f"going on from step {old['step']} of {old['total']} ({last})", flush=True)
     return old["step"], old["seconds"]
+
+
+def checkpoint_of(
+    last: Path,
+    card: dict,  # what this run is
+) -> tuple[dict[str, torch.Tensor], dict] | BadData | None:  # tensors and card; what is wrong; None = there is none
+    "What there is to go on from."
+    if not last.exists():
+        return None
+    try:
+        tensors, old = load(last)
+    except BadData as error:
+        return error
+    was, now = ((of.get("machine") or {}).get("processes", 1) for of in (old, card))
+    if was != now:  # the frames of a step, and so the learning rate, would be others
+        return BadData(last, f"its run is one of {was} processes, this is one of {now}", f"start {was} again, or give another folder")
+    is_of = {key: value for key, value in card.items() if key in ("method", "recipe", "seed", "total", "data", "machine")}
+    if changes := list(differences({key: old.get(key) for key in is_of}, _plain(is_of))):
+        return BadData(last, f"it is of another run: {', '.join(changes)}", "give another folder, or remove this one")
+    return tensors, old
 
 
 def differences(
