@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ import torch
 from xmodal.data.datasets import Subset
 from xmodal.data.street import Street
 from xmodal.evaluation import depth
-from xmodal.evaluation.depth import DepthNetwork, build_of, depth_encoder, depth_scores, depth_table, evaluate_depth, load_depth, predict_depth
+from xmodal.evaluation.depth import DepthNetwork, Start, blind_depth, build_of, compare_depth, depth_encoder, depth_scores, depth_table, evaluate_depth, load_depth, predict_depth
 from xmodal.evaluation.depth_frames import DepthProtocol, depth_target, eigen_split, training_sample
 from xmodal.evaluation.depth_metrics import METRICS, depth_metrics, inner_mask, mean_metrics, sig_loss, valid_pixels
+from xmodal.evaluation.protocols import PUBLISHED, simipu
 from xmodal.frame import BadData
 from xmodal.models.image import ResNet50
 from xmodal.pretrain import build, recipes
@@ -201,6 +203,95 @@ def test_overlap_and_mixtures_are_refused(street, tmp_path):
     for key, value in (("protocol", {"name": "b"}), ("test", 2), ("train", 2), ("total", 2)):
         with pytest.raises(ValueError, match=key):
             depth_table({"a": [run], "b": [run | {key: value}]})
+
+
+def test_a_result_names_its_protocol_and_a_table_what_is_published(street, tmp_path):
+    train, test = Subset(street, range(6)), Subset(street, [6])
+    runs = compare_depth({"scratch": Start("imagenet", False)}, train, test, replace(TINY, epochs=1), tmp_path, seeds=1)
+    (result,) = runs["scratch"]
+    assert result["protocol_hash"] == replace(TINY, epochs=1).hash != TINY.hash and result["protocol"]["name"] == TINY.name
+    papers = {r.method: r for r in PUBLISHED if r.protocol is simipu and r.dataset == "nyu"}
+    heading, row = depth_table(runs, published={"scratch": papers["SimIPU-KITTI"]})
+    assert heading[-1] == "published, simipu nyu: Abs Rel" and row[-1] == "0.178 (SimIPU-KITTI)" and len(heading) == len(row) == 3 + len(METRICS)
+    for strange in ({"other": papers["scratch"]}, {"scratch": papers["scratch"], "mean depth, no image": next(r for r in PUBLISHED if r.dataset == "kitti")}):
+        with pytest.raises(ValueError, match="no row|two datasets"):
+            depth_table(runs, dict.fromkeys(METRICS, 1.0), strange)
+
+
+def test_a_comparison_that_is_stopped_says_so_and_goes_on(street, tmp_path, monkeypatch):
+    train, test, step = Subset(street, range(6)), Subset(street, [6]), depth.depth_step
+    monkeypatch.setattr(depth, "depth_encoder", lambda weights, pretrained, seed: tiny(seed))
+    starts = {"a": Start(None), "b": Start(None, frozen=True)}
+
+    def killed(*arguments):
+        if arguments[-1] == "step 1" and len(list(tmp_path.glob("cut/*"))) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="step 2 of .*b_0"):
+        patch.setattr(depth, "depth_step", killed)
+        compare_depth(starts, train, test, TINY, tmp_path / "cut", seeds=1)
+    with monkeypatch.context() as patch:  # with another number of threads too: the frozen encoder's statistics are those of the checkpoint
+        patch.setattr(depth, "settled", lambda *_: pytest.fail("settled again"))
+        cut = compare_depth(starts, train, test, TINY, tmp_path / "cut", seeds=1)
+    whole = compare_depth(starts, train, test, TINY, tmp_path / "whole", seeds=1)
+    assert depth_table(cut) == depth_table(whole) and cut["b"][0]["encoder"]["frozen"]
+
+
+def test_a_guess_without_looking_is_the_mean_of_the_logarithm(street):
+    frames = [frame for frame in street if frame.cameras[0].size == (64, 192)][:3]
+    truth = np.stack([frame.cameras[0].depth for frame in frames])
+    guess, known = blind_depth(frames, DepthProtocol.street(), blur=1e-9), valid_pixels(truth)  # no blur: pixel by pixel
+    for row, col in np.random.default_rng(0).integers((64, 192), size=(50, 2)):
+        logs = [math.log(truth[i, row, col]) for i in range(3) if known[i, row, col]]
+        if logs:
+            assert math.isclose(guess[row, col], math.exp(sum(logs) / len(logs)), rel_tol=1e-4)
+    with pytest.raises(ValueError, match="nothing to guess"):
+        blind_depth([replace(frames[0], cameras=[replace(frames[0].cameras[0], depth=np.zeros((64, 192)))])], DepthProtocol.street())
+
+
+# protocols
+
+
+@pytest.mark.parametrize("dataset", ["kitti", "nyu"])
+def test_the_protocol_of_tables_is_the_protocol_of_training(dataset):
+    "`protocols.simipu` describes what `DepthProtocol` does: neither may change without the other."
+    ours, said, recipe = getattr(DepthProtocol, dataset)(), simipu.on(dataset), simipu.recipe(dataset, "fine-tuning")
+    assert simipu.recipe(dataset, "from scratch") == recipe and ours.name.split()[:2] == [simipu.name, dataset]
+    assert (recipe.optimizer, recipe.lr, recipe.betas, recipe.weight_decay, recipe.epochs, recipe.batch_size) == ("adamw", ours.lr, ours.betas, ours.weight_decay, ours.epochs, ours.batch_size)
+    assert recipe.schedule == "one-cycle" and recipe.head_lr is None
+    number = lambda text, pattern: tuple(float(value) for value in re.search(pattern, text).groups())
+    assert number(said.inputs, r"training: (\d+) x (\d+)") == ours.train_size
+    assert number(said.inputs, r"depth ([\d.]+) to (\d+) m") == (ours.min_depth, ours.max_depth)
+    if dataset == "kitti":
+        assert number(said.inputs, r"cropped to (\d+) x (\d+)") == ours.window and ours.region == "garg" and "Garg crop (KITTI)" in simipu.evaluation
+    else:
+        top, bottom, left, right = ours.border
+        assert ours.window is None and ours.region == "nyu" and (bottom - top, right - left) == (427, 565)
+    rotation, colours, flip = (next(line for line in simipu.augmentation if word in line) for word in ("rotation", "gamma", "flip"))
+    assert number(rotation, r"U\((-?[\d.]+), ([\d.]+)\) degrees") == (-ours.rotation, ours.rotation)
+    assert number(colours, r"U\(([\d.]+), ([\d.]+)\)") == ours.colours and number(flip, r"p = ([\d.]+)") == (ours.chance,)
+    assert "random crop" in simipu.augmentation and len(simipu.augmentation) == 4
+    assert number(simipu.remarks, r"lr / (\d+) to .* clipped at (\d+), (\d+) images") == (ours.div, ours.clip, ours.batch_size)
+    assert simipu.loss == (("SigLoss", 1.0),) and depth.sig_loss is sig_loss  # what `depth_step` calls
+    assert ours.flip_test and "mirror image" in simipu.evaluation and simipu.metric == "Abs Rel" and ours.shrink == 1
+
+
+SPEC = Path(__file__).parents[2] / "shared/spec/simipu.md"
+
+
+def test_training_is_the_specifications():
+    if not SPEC.is_file():
+        pytest.skip(f"the specification is not here: {SPEC}")
+    text, ours, nyu = SPEC.read_text(), DepthProtocol.kitti(), DepthProtocol.nyu()
+    numbers = lambda pattern: tuple(float(value) for value in re.search(pattern, text).groups())
+    assert numbers(r"AdamW (1e-4) \(([\d.]+), ([\d.]+)\), wd ([\d.]+), one-cycle \(div (\d+), final (\d+)\), (\d+) epochs, batch (\d+) a GPU, clip (\d+)") == (
+        ours.lr, *ours.betas, ours.weight_decay, ours.div, ours.final_div, ours.epochs, ours.batch_size, ours.clip
+    )  # fmt: skip
+    assert numbers(r"rotation \+-([\d.]+) degrees, flip, gamma / brightness / colour ([\d.]+)-([\d.]+)") == (ours.rotation, *ours.colours)
+    assert numbers(r"crop (\d+) x (\d+), train crop (\d+) x (\d+); Garg") == (*ours.window, *ours.train_size)
+    assert numbers(r"NYU: train crop \[(\d+):(\d+), (\d+):(\d+)\] -> (\d+) x (\d+)") == (*nyu.border, *nyu.train_size)
+    assert numbers(r"to (\d+) / (\d+) / (\d+) / (\d+); depth") == ours.channels[1:] == nyu.channels[1:]
 
 
 # encoders

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['encoder_maps', 'DenseDepth', 'DepthNetwork', 'depth_encoder', 'build_of', 'load_depth', 'one_cycle', 'depth_step',
-           'fit_depth', 'predict_depth', 'depth_scores', 'evaluate_depth', 'finished', 'weights_digest', 'depth_table']
+           'fit_depth', 'predict_depth', 'score_depth', 'depth_scores', 'settled', 'evaluate_depth', 'finished',
+           'weights_digest', 'blind_depth', 'depth_table', 'beside', 'show_table', 'Start', 'compare_depth']
 
 # %% ../../nbs/evaluation/09_depth.ipynb #0f5067b9
 import copy
 import hashlib
 import json
 import math
+import re
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from torch import nn
 from ..batch import MEAN, STD
 from .depth_frames import DepthProtocol, collate_depth, cut, depth_target, to_network, training_sample
 from .depth_metrics import METRICS, depth_metrics, mean_metrics, sig_loss, valid_pixels
+from .protocols import Result, check_column
 from ..experiments import write_json
 from ..frame import BadData
 from ..models.efficientnet import EfficientNetLite0
@@ -265,26 +269,54 @@ def predict_depth(
     return depth[0].float().cpu().numpy()
 
 
-def depth_scores(
-    network: DepthNetwork,
+def score_depth(
+    predict: Callable[[np.ndarray], np.ndarray],  # image (H, W, 3) uint8 -> depth (H, W) metres
     frames: Any,  # test frames
     protocol: DepthProtocol,
 ) -> dict[str, Any]:  # of `mean_metrics`; "truth": how many images had a depth map of their own, how many projected points
     "The nine metrics over all images. A damaged frame raises BadData: numbers over fewer images would be others."
-    found, maps, was_training = [], 0, network.training
-    network.eval()
+    found, maps = [], 0
     with Progress(len(frames), "depth test", "frame") as progress:
         for frame in frames:
             for i, camera in enumerate(frame.cameras):
                 where = f"{frame.path or frame.id} ({camera.name})"
                 truth = cut(depth_target(frame, i, protocol.occlusion), protocol.window, where)
-                predicted = predict_depth(network, cut(camera.image, protocol.window, where), protocol.flip_test)
                 valid = valid_pixels(truth, protocol.min_depth, protocol.max_depth, protocol.region)
-                found.append(depth_metrics(predicted, truth, valid, protocol.min_depth, protocol.max_depth))
+                found.append(depth_metrics(predict(cut(camera.image, protocol.window, where)), truth, valid, protocol.min_depth, protocol.max_depth))
                 maps += camera.depth is not None
             progress.update()
-    network.train(was_training)
     return mean_metrics(found) | {"truth": {"depth maps": maps, "projected points": len(found) - maps}}
+
+
+def depth_scores(
+    network: DepthNetwork,
+    frames: Any,  # test frames
+    protocol: DepthProtocol,
+) -> dict[str, Any]:  # of `score_depth`
+    "A network's metrics."
+    was_training = network.training
+    network.eval()
+    scores = score_depth(lambda image: predict_depth(network, image, protocol.flip_test), frames, protocol)
+    network.train(was_training)
+    return scores
+
+# %% ../../nbs/evaluation/09_depth.ipynb #0813d99b
+@torch.no_grad()
+def settled(
+    encoder: ImageEncoder,  # is changed in place
+    frames: Any,
+    protocol: DepthProtocol,
+) -> ImageEncoder:
+    "With the batch norms' statistics of these frames, each camera's image once."
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train().reset_running_stats()
+            module.momentum = None  # the mean over all
+    for frame in frames:
+        for camera in frame.cameras:
+            image = cut(camera.image, protocol.window, frame.path or frame.id)
+            encoder_maps(encoder, F.avg_pool2d(to_network(image[None].astype(np.float32) / 255), protocol.shrink))
+    return encoder.eval()
 
 # %% ../../nbs/evaluation/09_depth.ipynb #79bd691d
 def evaluate_depth(
@@ -296,16 +328,19 @@ def evaluate_depth(
     seed: int = 0,  # of the decoder's weights and the order of the frames
     stop_after: int | None = None,  # steps of this call; None = to the end
     workers: int = 0,  # processes that prepare batches
-) -> dict[str, Any]:  # "protocol", "metrics" (None: the run is not finished), "train", "test", "step", "total", ...
+    settle: bool = False,  # the encoder's batch norms see the training images first, see `settled`: for a frozen one
+) -> dict[str, Any]:  # "protocol" (its settings), "protocol_hash", "metrics" (None: the run is not finished), "train", "test", "step", "total", ...
     "Train a depth network on top of an encoder, and measure it. Called again it goes on where it was stopped, or reads what it found. Raises ValueError if frames are in both sets."
     if both := set(train.ids) & set(test.ids):
         raise ValueError(f"{len(both)} frames are in the training and in the test set: {', '.join(sorted(both)[:3])}, ...")
     encoder = copy.deepcopy(encoder) if isinstance(encoder, nn.Module) else depth_encoder(encoder, seed=seed)
-    recipe = {"protocol": asdict(protocol), "encoder": build_of(encoder), "weights": weights_digest(encoder)}
+    recipe = {"protocol": asdict(protocol), "encoder": build_of(encoder), "weights": weights_digest(encoder)} | ({"settled": True} if settle else {})  # before it settles: statistics differ in their last bits with the number of threads
     data = {name: {"dataset": part.name, "frames": len(part), "digest": digest(part)} for name, part in (("train", train), ("test", test))}
-    this, written = recipe | data | {"seed": seed}, Path(folder) / "results.json"
+    this, written = recipe | data | {"protocol_hash": protocol.hash, "seed": seed}, Path(folder) / "results.json"
     if known := finished(written, this):
         return known
+    if settle and not (Path(folder) / "last.safetensors").exists():  # whose statistics are read with the weights
+        settled(encoder, train, protocol)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DepthNetwork(encoder, protocol)
@@ -338,8 +373,31 @@ def weights_digest(module: nn.Module) -> str:
     return found.hexdigest()[:16]
 
 # %% ../../nbs/evaluation/09_depth.ipynb #b3526aac
+def blind_depth(
+    frames: Any,  # whose images, as they are cut, have one size
+    protocol: DepthProtocol,
+    blur: float = 1 / 40,  # of the image's height: how far around a pixel is looked; few LiDAR points fall into each
+) -> np.ndarray:  # (H, W) float32 metres
+    "The best guess that is the same for every image. Raises ValueError if no pixel has a depth."
+    from scipy.ndimage import gaussian_filter
+
+    sums = counts = 0.0
+    for frame in frames:
+        for i in range(len(frame.cameras)):
+            truth = cut(depth_target(frame, i, protocol.occlusion), protocol.window, frame.path or frame.id)
+            known = valid_pixels(truth, protocol.min_depth, protocol.max_depth)
+            sums, counts = sums + np.log(np.where(known, truth, 1.0)), counts + known
+    if not np.sum(counts):
+        raise ValueError("no pixel of these frames has a depth: there is nothing to guess from")
+    near = [gaussian_filter(np.asarray(x, np.float64), blur * len(x)) for x in (sums, counts)]
+    faith = 1e-6  # where nothing is near, the mean of all
+    return np.exp((near[0] + faith * np.sum(sums) / np.sum(counts)) / (near[1] + faith)).astype(np.float32)
+
+# %% ../../nbs/evaluation/09_depth.ipynb #e10d342b
 def depth_table(
     runs: dict[str, list[dict[str, Any]]],  # row's name -> results of `evaluate_depth`, one a seed
+    blind: dict[str, float] | None = None,  # metrics of `blind_depth`, for a row of their own
+    published: dict[str, Result] | None = None,  # row's name -> what a paper found, of `evaluation.protocols.PUBLISHED`
 ) -> list[list[str]]:  # rows, the first is the heading
     "Mean and standard deviation over the seeds. Raises ValueError for unfinished runs, and for results that must not be compared."
     results = [result for row in runs.values() for result in row]
@@ -354,4 +412,61 @@ def depth_table(
         spread = values.std(0, ddof=1) if len(row) > 1 else None
         told = [f"{mean:.3f}" + ("" if spread is None else f" ± {spread[i]:.3f}") for i, mean in enumerate(values.mean(0))]
         rows.append([name, str(len(row)), *told])
-    return rows
+    if blind is not None:
+        rows.append(["mean depth, no image", "", *(f"{blind[key]:.3f}" for key in METRICS)])
+    return rows if published is None else beside(rows, published)
+
+
+def beside(
+    rows: list[list[str]],  # of `depth_table`
+    published: dict[str, Result],  # row's name -> what a paper found
+) -> list[list[str]]:
+    "The table with one more column. Raises ValueError for results of two protocols, and for a name that is no row's."
+    if strange := set(published) - {row[0] for row in rows[1:]}:
+        raise ValueError(f"no row is called {', '.join(sorted(strange))}; there are {', '.join(row[0] for row in rows[1:])}")
+    check_column("published", list(published.values()))
+    of = {f"published, {result.protocol.name} {result.dataset}: {result.protocol.metric}" for result in published.values()}
+    if len(of) > 1:
+        raise ValueError(f"numbers of two datasets in one column: {', '.join(sorted(of))}")
+    cell = lambda name: f"{published[name].values[0]:.3f} ({published[name].method})" if name in published else ""
+    return [[*row, text] for row, text in zip(rows, [*of, *(cell(row[0]) for row in rows[1:])])]
+
+
+def show_table(
+    rows: list[list[str]],
+) -> str:
+    "Columns below each other, the first to the left."
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in rows)
+
+# %% ../../nbs/evaluation/09_depth.ipynb #8ad8e1dc
+@dataclass(frozen=True)
+class Start:
+    "Where the encoder of a row begins."
+
+    weights: str | Path | None  # see `depth_encoder`
+    pretrained: bool = True  # False: the same network from random weights
+    frozen: bool = False  # it stays as it is: only the decoder learns, and sees what the features hold
+
+
+def compare_depth(
+    starts: dict[str, Start],  # row's name -> where it begins
+    train: Any,  # frames
+    test: Any,  # frames of other places
+    protocol: DepthProtocol,
+    folder: str | Path,
+    seeds: int = 3,
+    workers: int = 0,  # processes that prepare batches
+) -> dict[str, list[dict[str, Any]]]:  # for `depth_table`
+    "Every start with every seed, each in a folder of its own: called again, it goes on where it was stopped. Ctrl-C raises KeyboardInterrupt after its checkpoint."
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
+    for seed in range(seeds):
+        for name, start in starts.items():
+            encoder = depth_encoder(start.weights, start.pretrained, seed)
+            if start.frozen:
+                encoder.freeze()
+            place = Path(folder) / re.sub(r"\W+", "_", f"{name} {seed}")
+            runs[name].append(evaluate_depth(encoder, train, test, protocol, place, seed, workers=workers, settle=start.frozen))
+            if runs[name][-1]["metrics"] is None:
+                raise KeyboardInterrupt(f"stopped at step {runs[name][-1]['step']} of {place}; the same call goes on from there")
+    return runs

@@ -9,6 +9,7 @@ __all__ = ['LISTED', 'DepthProtocol', 'depth_target', 'cut', 'turn', 'recolour',
 # %% ../../nbs/evaluation/08_depth_frames.ipynb #bf5bed68
 import re
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,11 @@ class DepthProtocol:
     epochs: int = 24
     batch_size: int = 8
     flip_test: bool = True  # the mean of the answers to an image and to its mirror image
+
+    @property
+    def hash(self) -> str:  # 64 hexadecimal digits
+        "SHA-256 of all settings: two protocols of one name and different hashes are different protocols."
+        return sha256(repr(self).encode()).hexdigest()
 
     @classmethod
     def kitti(cls) -> "DepthProtocol":

@@ -81,8 +81,8 @@ def accuracies(
 def segmentation_scores(
     confusion: np.ndarray,  # (classes, classes)
     classes: tuple[str, ...],  # names, index = id, 0 = unlabelled
-) -> dict[str, Any]:  # "miou", "fwiou", "accuracy", "class_accuracy", "points"; "iou": class -> IoU; "absent": names of the classes without a point in the truth, which are in no mean
-    "All numbers of one confusion matrix, ready for JSON."
+) -> dict[str, Any]:  # "miou", "fwiou", "accuracy", "class_accuracy", "points"; "iou": class -> IoU; "absent": names of the classes without a point in the truth, which are in no mean; "confusion": the matrix itself
+    "All numbers of one confusion matrix, ready for JSON. Raises ValueError if there is not one name for each class."
     if len(classes) != len(confusion):
         raise ValueError(f"{len(classes)} names for a confusion matrix of {len(confusion)} classes; give the names that it was counted with")
     points, iou = confusion.sum(1), class_iou(confusion)
@@ -92,6 +92,7 @@ def segmentation_scores(
         "points": int(points.sum()),
         "iou": {name: float(iou[i]) for i, name in enumerate(classes) if points[i] > 0},
         "absent": [name for i, name in enumerate(classes) if i > 0 and not points[i]],
+        "confusion": confusion.tolist(),
     }  # fmt: skip
 
 # %% ../../nbs/evaluation/00_metrics.ipynb #b81d71c3
