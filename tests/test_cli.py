@@ -42,7 +42,7 @@ def refusal(capsys, *words):
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):
     shown = help_of(capsys)
-    names = ["world", "datasets", "check", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "demo"]
+    names = ["world", "datasets", "check", "superpixels", "methods", "pretrain", "evaluate", "report", "explore", "calibrate", "survey", "sweep", "runs", "compare", "demo"]
     assert list(COMMANDS) == names
     places = [shown.index(f"• {name} ") for name in names]
     assert places == sorted(places)
@@ -60,7 +60,7 @@ def test_every_option_is_explained(name, capsys):
     for field in fields(COMMANDS[name]):
         words = field.name.replace("_", "-")
         comment = re.search(rf"^    {field.name}: .*  # (.+)$", source, re.MULTILINE)[1]
-        assert (f"--{words}" in shown or words.upper() in shown) and comment in shown
+        assert (f"{'-' if len(words) == 1 else '--'}{words}" in shown or words.upper() in shown) and comment in shown
     assert "{None}" not in shown
 
 
@@ -215,7 +215,7 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
     assert "nowhere: there is no such folder" in refusal(capsys, "evaluate", "runs/first", "--root", "nowhere")
 
     assert "linear probe, mIoU" in done("evaluate runs/first")
-    results = json.loads((tmp_path / "runs/first/results.json").read_text())
+    results = json.loads((tmp_path / "runs/first/probe/results.json").read_text())
     assert set(results["retrieval"]["point_to_pixel"]) == {"trained", "random"}
     page = tmp_path / "runs/first/report.html"
     page.unlink(missing_ok=True)

@@ -23,4 +23,4 @@ nbdev_test --n_workers "$(nproc)" --timing --do_print
 
 echo "== tests/"
 tools/browser.sh
-pytest -q -rs tests
+pytest -q -rs -n "$(nproc)" --dist loadfile tests

@@ -32,13 +32,13 @@ class Section:
     "A part of a report. Figures and rows follow the text."
 
     title: str
-    text: str = ""  # paragraphs between blank lines, lines "- item", **bold**, `code`
+    text: str = ""  # paragraphs between blank lines, lines "- item", **bold**, `code`, [words](page.html) for a file beside the report
     figures: list[Any] = field(default_factory=list)  # figures of matplotlib or plotly, paths of SVG, PNG, JPEG, WebP, HTML; or pairs (caption, figure)
     table: list[list[Any]] | None = None  # the first row holds the column names
 
 # %% ../../nbs/viz/03_report.ipynb #03d17113
 def text_html(
-    text: str,  # paragraphs between blank lines, lines "- item", **bold**, `code`
+    text: str,  # paragraphs between blank lines, lines "- item", **bold**, `code`, [words](page.html) for a file beside the report
 ) -> str:
     "Text as HTML, everything else in it escaped."
     return "\n".join(_block(block.strip().splitlines()) for block in re.split(r"\n\s*\n", text) if block.strip())
@@ -55,7 +55,8 @@ def _inline(text: str) -> str:
     pieces = html.escape(text).split("`")
     if len(pieces) % 2 == 0:  # a backquote without a partner is just a character
         pieces[-2:] = ["`".join(pieces[-2:])]
-    bold = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece) for piece in pieces[::2]]
+    linked = [re.sub(r"\[([^\]]+)\]\(([\w./-]+)\)", r'<a href="\2">\1</a>', piece) for piece in pieces[::2]]  # of files alone: no colon, no scheme
+    bold = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece) for piece in linked]
     code = [f"<code>{piece}</code>" for piece in pieces[1::2]]
     return "".join(part for pair in zip(bold, code + [""]) for part in pair)
 

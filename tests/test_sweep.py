@@ -1,0 +1,336 @@
+"""A sweep: what it refuses before it begins, and that whatever kills it, the same command ends with the same table and nobody stays behind."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+papermill = pytest.importorskip("papermill", reason="runs are notebooks, executed by papermill")
+pytest.importorskip("matplotlib", reason="a sweep draws its report")
+import nbformat  # noqa: E402
+
+from xmodal import cli, runs  # noqa: E402
+from xmodal.experiments import Parameter, parameters_of  # noqa: E402
+from xmodal.results import read_results  # noqa: E402
+from xmodal.sweep import Busy, lock, plan, run_one, sweep, write_plan  # noqa: E402
+
+PARAMETERS = """out = "runs/tiny"  # folder of this run
+method = "slidr"  # one of slidr, ppkt: how it learns
+seed = 0  # 0 or more: of the run
+steps = 4  # 1 to 100: of "training"
+pause = 0.0  # 0 to 60: seconds of a step
+trouble = ""  # what goes wrong
+root = ""  # folder of the recordings"""
+TRAINING = """import json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+
+out = Path(out)
+checkpoint = out / "last.json"
+state = json.loads(checkpoint.read_text()) if checkpoint.is_file() else {"step": 0, "loss": 10.0, "starts": 0}
+state["starts"] += 1
+if trouble == "child":
+    (out / "child").write_text(str(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid))
+if trouble == "error":
+    raise ArithmeticError("the loss is nan")
+if trouble == "data":
+    raise FileNotFoundError("/data: there is no such folder")
+while state["step"] < steps:
+    state["loss"] *= 1 - random.Random(f"{method} {seed} {state['step']}").random() / 4
+    state["step"] += 1
+    checkpoint.with_suffix(".part").write_text(json.dumps(state))
+    os.replace(checkpoint.with_suffix(".part"), checkpoint)
+    with open(out / "metrics.csv", "a") as file:
+        print(f"step,loss\\n{state['step']},{state['loss']}" if state["step"] == 1 else f"{state['step']},{state['loss']}", file=file)
+    print(f"step {state['step']}: loss {state['loss']:.3f}")
+    if trouble == "killed" and state["starts"] == 1 and state["step"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if trouble == "disk":
+        (out / "big").write_bytes(bytes(8_000_000))
+    time.sleep(pause)"""
+RESULTS = """results = {"title": "Tiny", "summary": "A walk.", "provenance": {"versions": {"tiny": "1"}}, "measures": {"loss": state["loss"]}, "checkpoint": str(checkpoint)}
+(out / "results.json").write_text(json.dumps(results))"""
+AFTER = """import json
+from pathlib import Path
+
+loss = json.loads(Path(checkpoint).read_text())["loss"]
+results = {"title": "After", "summary": "", "provenance": {}, "measures": {"doubled": 2 * loss, "seed": seed}}
+(Path(out) / "results.json").write_text(json.dumps(results))"""
+
+
+def write_notebook(path, *cells, tags=("parameters",)):
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    book.cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": list(tags) if i == 0 else []}) for i, cell in enumerate(cells)]
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    "A notebook that takes steps and keeps a checkpoint, and one that follows it."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_notebook(tmp_path / "after.ipynb", 'out = ""\ncheckpoint = "none"  # of the run before\nseed = 0  # 0 or more: of the run', AFTER)
+    return write_notebook(tmp_path / "tiny.ipynb", PARAMETERS, TRAINING, RESULTS)
+
+
+def refusal(capsys, *words):
+    "The one line that a command says when it refuses."
+    assert cli.main([str(word) for word in words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
+    return lines[0]
+
+
+def state_of(folder):
+    return {Path(run["folder"]).name.rpartition("-")[0]: run["state"] for run in runs.runs_in(folder)}
+
+
+def alive(pid):
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_for(what, seconds=180.0):
+    until = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.05)
+    return value
+
+
+# --- before anything runs
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("tiny.ipynb -p sed=0..2", "tiny.ipynb has no parameter sed; did you mean 'seed'? there is method, seed, steps"),
+        ("tiny.ipynb -p method=slidr,ppt", "method = 'ppt': did you mean 'ppkt'? it is one of slidr, ppkt"),
+        ("tiny.ipynb -p seed=0,two", "seed = 'two': it is a whole number, such as 0"),
+        ("tiny.ipynb -p seed=-2..2", "seed = -2: it is 0 or more"),
+        ("tiny.ipynb -p steps=500", "steps = 500: it is 1 to 100"),
+        ("tiny.ipynb -p seed", "-p seed: give a name and its values"),
+        ("tiny.ipynb -p seed=1 -p seed=2", "seed is given twice"),
+        ("tiny.ipynb -p out=here", "give the one for all with --out"),
+        ("tiny.ipynb -p root=nowhere", "root = nowhere: there is no such folder of recordings"),
+        ("tiny.ipynb --then probe", "probe.ipynb: there is no such notebook"),
+        ("tiny.ipynb --workers 0", "--workers 0 cannot be; give at least 1"),
+        ("none.ipynb", "none.ipynb: there is no such notebook"),
+        ("bare.ipynb", "bare.ipynb: no cell is tagged `parameters`"),
+    ],
+)
+def test_refusals_are_one_line_and_leave_nothing(words, expected, tiny, tmp_path, capsys):
+    write_notebook(tmp_path / "bare.ipynb", "x = 1", tags=())
+    assert expected in refusal(capsys, "sweep", *words.split(), "--out", tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_the_plan_and_its_keys(tiny, tmp_path):
+    planned = plan(tiny, ["method=slidr,ppkt", "seed=0..2"], ["after"], tmp_path / "sweep")
+    names = [Path(run["folder"]).name.rpartition("-")[0] for run in planned]
+    assert names[:3] == ["tiny_slidr_seed0", "tiny_slidr_seed1", "tiny_slidr_seed2"] and names[6] == "after_slidr_seed0" and len(names) == 12
+    assert planned[6]["after"] == Path(planned[0]["folder"]).name and planned[8]["parameters"]["seed"] == 2  # the seed goes on
+
+    def keys(*words, then=()):
+        return [run["key"] for run in plan(tiny, list(words), list(then), tmp_path / "sweep")]
+
+    before = keys("seed=0")
+    assert before == keys() == keys("method=slidr") != keys("seed=1")
+    assert keys("seed=0,0,0") == before  # each once
+    assert keys("seed=0", then=["after"])[1] != keys("seed=1", then=["after"])[1]
+    (tmp_path / "data").mkdir()
+    there = keys("root=data")
+    (tmp_path / "data/scan.bin").write_bytes(b"123")
+    assert keys("root=data") != there
+    book = nbformat.read(tiny, 4)
+    book.cells.append(nbformat.v4.new_markdown_cell("prose"))
+    nbformat.write(book, tiny)
+    assert keys() == before
+    book.cells[1].source += "\n1 + 1"
+    nbformat.write(book, tiny)
+    assert keys() != before
+
+
+def test_dry_run_does_nothing(tiny, tmp_path, capsys):
+    assert cli.main(["sweep", "tiny.ipynb", "-p", "method=slidr,ppkt", "-p", "seed=0..2", "--then", "after", "--out", "sweep", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("waiting") == 12 and "12 runs: 0 finished, 12 to do" in said and not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("name", ["pretrain", "probe"])
+def test_the_experiments_say_what_their_parameters_may_be(name):
+    from xmodal.demo import EXPERIMENTS
+    from xmodal.pretrain import METHODS
+
+    known = parameters_of(EXPERIMENTS / f"{name}.ipynb")
+    assert all(parameter.comment for parameter in known.values()) and known["seed"].limits[0] == 0
+    assert name == "probe" or known["method"].choices == list(METHODS)
+    for parameter in known.values():
+        parameter.check(parameter.default)
+
+
+# --- runs
+
+
+def quietly(*args, **options):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        found = sweep(*args, **options)
+    return found, said.getvalue()
+
+
+def test_a_sweep_ends_in_a_table_and_is_not_done_twice(tiny, tmp_path, capsys):
+    grid = ["method=slidr,ppkt", "seed=0..1"]
+    found, said = quietly(tiny, grid, ["after"], "sweep", workers=2)
+    assert [run["state"] for run in found] == ["finished"] * 8
+    results = read_results("sweep")
+    after = [group for group in results["groups"] if group["notebook"] == "after"]
+    assert [group["point"] for group in after] == [{"method": "slidr"}, {"method": "ppkt"}] and all(group["n"] == 2 for group in after)
+    assert after[0]["measures"]["doubled"]["mean"] == 2 * results["groups"][0]["measures"]["loss"]["mean"]
+    page = Path("sweep/report.html").read_text()
+    assert "Learning curves" in page and "Commands" in page and "http:" not in page.replace("http://www.w3.org", "")
+    assert "step 4: loss" in (Path(found[0]["folder"]) / "log.txt").read_text()
+    assert "doubled" in said and found[0]["attempts"] == 1 and found[0]["peak_memory"] > 10
+
+    again, said = quietly(tiny, grid, ["after"], "sweep")
+    assert "8 runs: 8 finished, 0 to do" in said and [run["ended"] for run in again] == [run["ended"] for run in found]
+    (Path(found[0]["folder"]) / "results.json").write_text('{"title": ')  # not finished after all
+    again, said = quietly(tiny, grid, [], "sweep")
+    assert "4 runs: 3 finished, 1 to do" in said and again[0]["state"] == "finished" and again[0]["ended"] > found[0]["ended"]
+
+    assert cli.main(["runs", "sweep"]) == 0
+    assert "8 runs: 8 finished" in capsys.readouterr().out
+    assert cli.main(["compare", found[0]["folder"], found[1]["folder"]]) == 0
+    said = capsys.readouterr().out
+    assert "parameter seed" in said and re.search(r"measures\.loss .*%\)", said) and "digest" not in said
+
+
+def test_errors_are_told_once_and_runs_that_follow_are_left_out(tiny):
+    found, said = quietly(tiny, ["trouble=error,data", "seed=0,1"], ["after"], "sweep", workers=1, retries=1)
+    by_trouble = {trouble: [run for run in found if run["parameters"].get("trouble") == trouble] for trouble in ("error", "data")}
+    assert [run["attempts"] for run in by_trouble["error"]] == [2, 2] and [run["attempts"] for run in by_trouble["data"]] == [1, 1]
+    run = by_trouble["error"][0]
+    assert run["state"] == "failed" and "ArithmeticError: the loss is nan (in cell [3], which begins 'import json" in run["error"]
+    assert 'raise ArithmeticError("the loss is nan")' in run["log"]
+    assert said.count("ArithmeticError: the loss is nan (in") == 2 + 1 and "the same as tiny_error_seed0" in said  # at once, and in the table of failures
+    assert said.count("left out") == 4 and "Not finished" in said
+
+
+def test_a_killed_kernel_is_noticed_and_tried_again(tiny):
+    found, said = quietly(tiny, ["trouble=killed"], [], "sweep")
+    assert found[0]["state"] == "finished" and found[0]["attempts"] == 2 and "was killed; most often the memory" in said
+    assert json.loads((Path(found[0]["folder"]) / "last.json").read_text())["starts"] == 2  # it went on from its checkpoint
+    assert found[0]["measures"] == quietly(tiny, [], [], "other")[0][0]["measures"]
+
+
+def test_the_time_limit_ends_children_too(tiny):
+    for limit in (3.0, 12.0, 60.0):  # where it takes longer until the kernel has begun, it must be longer
+        run = quietly(tiny, ["trouble=child", "pause=60.0"], [], "sweep", time_limit=limit)[0][0]
+        assert run["state"] == "timed out" and run["error"] == f"it was longer than its limit of {limit} s"
+        if (child := Path(run["folder"]) / "child").is_file():
+            break
+    assert not alive(int(child.read_text())) and "trouble" in run["parameters"] and run["kernel"] is None
+
+
+def test_a_run_is_done_by_one_process_at_a_time(tiny, capsys):
+    folder = write_plan(plan(tiny, [], [], "sweep"))[0]["folder"]
+    with lock(folder), pytest.raises(Busy):
+        run_one(folder)
+    done = subprocess.run([sys.executable, "-m", "xmodal.sweep", folder], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("finished: tiny-") and done.stderr == ""
+    assert runs.read_run(folder)["state"] == "finished" and run_one(folder)["attempts"] == 1
+    assert subprocess.run([sys.executable, "-m", "xmodal.sweep", "nowhere"], capture_output=True).returncode == 2
+
+
+def test_a_full_disk(tiny, tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", small], capture_output=True).returncode:
+        pytest.skip("a small disk can be mounted by root alone")
+    try:
+        assert "small/sweep: the disk is full; make room" in refusal(capsys, "sweep", "tiny.ipynb", "-p", "trouble=disk", "--out", "small/sweep")
+        assert "finished" not in state_of(small / "sweep").values() and not list(small.rglob("results.json"))
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+# --- whatever kills it
+
+
+def begin(grid, out="sweep", workers=2):
+    "The command in the background, in a session of its own."
+    command = [sys.executable, "-c", "import sys; from xmodal.cli import main; sys.exit(main())", "sweep", "tiny.ipynb", *(word for pair in grid for word in ("-p", pair)), "--out", out, "--workers", str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def running(out="sweep"):
+    "Runs at work whose kernels have taken a step in this attempt."
+    return [run for run in runs.runs_in(out) if run["state"] == "running" and run.get("kernel") and (Path(run["folder"]) / "last.json").is_file()]
+
+
+def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny, tmp_path):
+    grid = ["method=slidr,ppkt", "seed=0..2", "pause=0.2"]
+
+    first = begin(grid)  # the runner is killed
+    run = wait_for(running)[0]
+    workers = {run["pid"] for run in running()} | {run["pid"]}
+    kernels = {run["kernel"] for run in running()} | {run["kernel"]}
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    wait_for(lambda: not any(map(alive, workers | kernels)), 60)
+
+    second = begin(grid)  # a kernel is killed, then Ctrl-C
+    os.killpg(wait_for(running)[0]["kernel"], signal.SIGKILL)
+    wait_for(lambda: sum(state == "finished" for state in state_of("sweep").values()) >= 2)
+    wait_for(running)
+    second.send_signal(signal.SIGINT)
+    said = second.communicate(timeout=300)[0]
+    assert second.returncode == 130 and "killed  " in said and "tried again" in said and "give the same command again to go on" in said
+    assert "running" not in state_of("sweep").values() and "Traceback" not in said
+    before = {run["folder"]: run["ended"] for run in runs.runs_in("sweep") if run["state"] == "finished"}
+
+    third = begin(grid)
+    said = third.communicate(timeout=300)[0]
+    assert third.returncode == 0, said
+    after = runs.runs_in("sweep")
+    assert len(after) == 6 and all(run["state"] == "finished" for run in after)
+    assert all(run["ended"] == before.get(run["folder"], run["ended"]) for run in after)  # what was finished was not done again
+    assert sum(run["attempts"] for run in after) >= 8  # of six runs at least two were cut off
+    assert any(json.loads((Path(run["folder"]) / "last.json").read_text())["starts"] > 1 for run in after)  # and went on from a checkpoint
+
+    quietly(tiny, grid, [], "other", workers=2)
+    a, b = (read_results(folder) for folder in ("sweep", "other"))
+    assert json.dumps(a["groups"]) == json.dumps(b["groups"]) and a["tables"][0] == b["tables"][0]
+
+
+def test_two_runners_share_the_work(tiny):
+    grid = ["seed=0..3", "pause=0.1"]
+    both = [begin(grid, workers=1), begin(grid, workers=1)]
+    said = [one.communicate(timeout=300)[0] for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    assert all(run["state"] == "finished" and run["attempts"] == 1 for run in runs.runs_in("sweep"))
+
+
+def test_listing_loads_nothing_heavy(tmp_path):
+    runs.write_run(tmp_path / "a-0", {"state": "finished", "notebook": "n-0.ipynb", "parameters": {}, "measures": {"loss": 0.5}, "seconds": 1.0})
+    code = f"""
+import sys
+from xmodal.cli import main
+main(["runs", {str(tmp_path)!r}])
+print(*(name for name in ("torch", "numpy", "scipy", "PIL", "papermill", "matplotlib") if name in sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == [] and "1 run: 1 finished" in done.stdout
+
+
+def test_a_parameter_in_words():
+    assert Parameter("x", 1, "1e-3 to 1: part").limits == (1e-3, 1.0) and Parameter("x", "", "folder: one of two").choices == []
