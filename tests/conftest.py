@@ -145,3 +145,13 @@ IS_OPEN = """() => {
     const notebook = window.jupyterapp?.shell.currentWidget;
     return notebook?.content?.model?.cells?.length > 0 && notebook.sessionContext.isReady && notebook.sessionContext.session?.kernel?.status === 'idle';
 }"""
+
+
+def refusal(capsys, *words):
+    "The one line that a command says when it refuses."
+    from xmodal import cli
+
+    assert cli.main([str(word) for word in words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
+    return lines[0]

@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+from conftest import refusal
 
 pytest.importorskip("tyro", reason="the command line is parsed with tyro")
 
@@ -30,14 +31,6 @@ def help_of(capsys, *words):
         cli.main([*words, "--help"])
     assert stop.value.code == 0
     return capsys.readouterr().out
-
-
-def refusal(capsys, *words):
-    "The one line that a command says when it refuses."
-    assert cli.main([str(word) for word in words]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
-    return lines[0]
 
 
 def test_help_shows_all_commands_in_the_order_of_use(capsys):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import refusal
 
 papermill = pytest.importorskip("papermill", reason="runs are notebooks, executed by papermill")
 pytest.importorskip("matplotlib", reason="a sweep draws its report")
@@ -80,14 +81,6 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     write_notebook(tmp_path / "after.ipynb", 'out = ""\ncheckpoint = "none"  # of the run before\nseed = 0  # 0 or more: of the run', AFTER)
     return write_notebook(tmp_path / "tiny.ipynb", PARAMETERS, TRAINING, RESULTS)
-
-
-def refusal(capsys, *words):
-    "The one line that a command says when it refuses."
-    assert cli.main([str(word) for word in words]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
-    return lines[0]
 
 
 def state_of(folder):
@@ -289,7 +282,9 @@ def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny, tmp_pat
     wait_for(lambda: not any(map(alive, workers | kernels)), 60)
 
     second = begin(grid)  # a kernel is killed, then Ctrl-C
-    os.killpg(wait_for(running)[0]["kernel"], signal.SIGKILL)
+    victim = wait_for(running)[0]
+    os.killpg(victim["kernel"], signal.SIGKILL)
+    wait_for(lambda: runs.read_run(victim["folder"])["attempts"] > victim["attempts"])  # it is noticed, and the run is tried again
     wait_for(lambda: sum(state == "finished" for state in state_of("sweep").values()) >= 2)
     wait_for(running)
     second.send_signal(signal.SIGINT)

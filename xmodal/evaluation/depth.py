@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['encoder_maps', 'DenseDepth', 'DepthNetwork', 'depth_encoder', 'build_of', 'load_depth', 'one_cycle', 'depth_step',
            'fit_depth', 'predict_depth', 'score_depth', 'depth_scores', 'settled', 'evaluate_depth', 'finished',
-           'weights_digest', 'blind_depth', 'depth_table', 'beside', 'show_table', 'Start', 'compare_depth']
+           'blind_depth', 'depth_table', 'beside', 'show_table', 'Start', 'compare_depth']
 
 # %% ../../nbs/evaluation/09_depth.ipynb #0f5067b9
 import copy
-import hashlib
 import json
 import math
 import re
@@ -29,6 +28,7 @@ from torch import nn
 from ..batch import MEAN, STD
 from .depth_frames import DepthProtocol, collate_depth, cut, depth_target, to_network, training_sample
 from .depth_metrics import METRICS, depth_metrics, mean_metrics, sig_loss, valid_pixels
+from .kept import fresh_statistics, weights_digest
 from .protocols import Result, check_column
 from ..experiments import write_json
 from ..frame import BadData
@@ -310,12 +310,12 @@ def settled(
     "With the batch norms' statistics of these frames, each camera's image once."
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.train().reset_running_stats()
-            module.momentum = None  # the mean over all
-    for frame in frames:
-        for camera in frame.cameras:
-            image = cut(camera.image, protocol.window, frame.path or frame.id)
-            encoder_maps(encoder, F.avg_pool2d(to_network(image[None].astype(np.float32) / 255), protocol.shrink))
+            module.train()
+    with fresh_statistics(encoder):
+        for frame in frames:
+            for camera in frame.cameras:
+                image = cut(camera.image, protocol.window, frame.path or frame.id)
+                encoder_maps(encoder, F.avg_pool2d(to_network(image[None].astype(np.float32) / 255), protocol.shrink))
     return encoder.eval()
 
 # %% ../../nbs/evaluation/09_depth.ipynb #79bd691d
@@ -363,14 +363,6 @@ def finished(
     known = json.loads(path.read_text())
     same = all(known.get(key) == value for key, value in json.loads(json.dumps(this)).items())
     return known if same and known["metrics"] is not None else None
-
-
-def weights_digest(module: nn.Module) -> str:
-    "A fingerprint of its weights: a folder with a run from other weights is refused."
-    found = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        found.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
 
 # %% ../../nbs/evaluation/09_depth.ipynb #b3526aac
 def blind_depth(

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..batch import Batch, collate
-from .depth import weights_digest
 from .full_points import Voting, evaluate_points
 from ..data.datasets import drive_of
 from ..data.semanticposs import SemanticPoss
+from .kept import fresh_statistics, weights_digest
 from .protocols import POOLS, Every, Listed, Protocol, Result, Split, quick, subset, voted
 from ..experiments import write_json
 from ..frame import BadData, Frame
@@ -191,28 +191,13 @@ def settle(
     "The running statistics of its batch norms become the mean of those of the frames. A frozen network keeps its own."
     if network.frozen:
         return
-    was_training, seen, momenta = network.training, set(), {}
-
-    def first_use(norm: nn.Module, _: Any) -> None:
-        if norm.training and norm not in seen:  # what the features do not pass through keeps what it has
-            seen.add(norm)
-            norm.reset_running_stats()
-
-    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats]
-    hooks = [norm.register_forward_pre_hook(first_use) for norm in norms]
-    for norm in norms:
-        momenta[norm], norm.momentum = norm.momentum, None  # the mean of all
+    was_training, view = network.training, LabelledView(network.backbone, [])
     network.train()
-    view = LabelledView(network.backbone, [])
-    with Progress(len(frames), "batch norm", "frame") as progress:
+    with fresh_statistics(network), Progress(len(frames), "batch norm", "frame") as progress:
         for i in range(len(frames)):
             with suppress(BadData):
                 network.features(collate([view(frames[i], np.random.default_rng(0))], network.voxels).to(network.head.weight.device))
             progress.update()
-    for hook in hooks:
-        hook.remove()
-    for norm in norms:
-        norm.momentum = momenta[norm]
     network.train(was_training)
 
 

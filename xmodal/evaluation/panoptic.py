@@ -25,7 +25,8 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from ..batch import Batch, Voxels, collate
-from .depth import finished, weights_digest
+from .depth import finished
+from .kept import weights_digest
 from .metrics import confusion_matrix
 from .panoptic_metrics import Segments, match_segments, panoptic_counts, panoptic_scores, thing_ids
 from ..experiments import write_json

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEVERITIES', 'MEASURES', 'corruption_errors', 'resilience_rates', 'Robustness', 'fit_clear', 'conditions', 'key_of',
-           'resumed', 'robustness', 'robustness_figure']
+           'robustness', 'robustness_figure']
 
 # %% ../../nbs/evaluation/07_robustness.ipynb #a7deb005
 import json
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from .corruptions import CORRUPTIONS, Corrupted
+from .kept import keep_sums, resumed_sums
 from .metrics import confusion_matrix, mean_iou
 from .segmentation import backbone_features, fit_probe, labels_of, nearest_classes
-from ..files import write_whole
-from ..frame import BadData, Frame
+from ..frame import Frame
 from ..pretrain import load_method, random_twin
 from ..progress import Progress
 from ..viz.overlay import THEMES, heading, picture
@@ -124,25 +124,6 @@ def key_of(checkpoint: str | Path, *settings: Any) -> str:
     ids = [getattr(value, "ids", value) for value in settings]
     return sha256(Path(checkpoint).read_bytes() + json.dumps(ids).encode()).hexdigest()
 
-
-def resumed(
-    state: str | Path | None,
-    key: str,
-    shape: tuple[int, ...],
-) -> tuple[int, np.ndarray]:  # frames that are done, sums
-    "Where the work stands. Raises BadData for a state that is damaged or of other work."
-    if state is None or not Path(state).is_file():
-        return 0, np.zeros(shape, np.int64)
-    mend = "remove it to begin anew, or name another file"
-    try:
-        known = json.loads(Path(state).read_text())
-        done, sums = known["done"], np.array(known["sums"], np.int64)
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadData(state, f"not a state of this work ({type(error).__name__})", mend) from error
-    if known.get("key") != key or sums.shape != shape:
-        raise BadData(state, "it is of another checkpoint, other frames or other settings", mend)
-    return done, sums
-
 # %% ../../nbs/evaluation/07_robustness.ipynb #1c243f74
 def robustness(
     checkpoint: str | Path,  # of `xmodal.pretrain.pretrain`
@@ -162,7 +143,8 @@ def robustness(
     views = [Corrupted(test, name, severity, seed) for name in corruptions for severity in SEVERITIES]
     classes = len(test.classes)
     key = key_of(checkpoint, train, test, corruptions, seed, points, measure)
-    done, sums = resumed(state, key, (2, len(views) + 1, classes, classes))
+    sums = np.zeros((2, len(views) + 1, classes, classes), np.int64)
+    done = 0 if state is None else resumed_sums(state, key, {"sums": sums})
     classify = {which: fit_clear(network, train, points, seed, measure) for which, network in pair.items()}
     with Progress(len(test), "robustness", "frame", start=done) as progress:
         for i in range(done, len(test)):
@@ -173,7 +155,7 @@ def robustness(
                     predicted = classify[which](backbone_features(pair[which], shown, head=measure == "knn")).numpy()
                     sums[row, k] += confusion_matrix(shown.semantic, predicted, classes)
             if state is not None:
-                write_whole(state, json.dumps({"key": key, "done": i + 1, "sums": sums.tolist()}))
+                keep_sums(state, key, i + 1, {"sums": sums})
             progress.update()
     scores = np.array([[mean_iou(confusion) for confusion in row] for row in sums])
     table = scores[:, 1:].reshape(2, len(corruptions), len(SEVERITIES))

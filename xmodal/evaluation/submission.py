@@ -23,7 +23,8 @@ from torch import nn
 
 from ..data.class_maps import NUSCENES, SEMANTIC_KITTI, SEMANTIC_KITTI_MOVING
 from ..data.columns import text
-from .depth import weights_digest
+from .kept import weights_digest
+from .protocols import SCANS as LABELLED
 from .panoptic_metrics import thing_ids
 from ..files import write_whole
 from ..frame import BadData, Frame
@@ -33,10 +34,8 @@ from ..progress import Progress
 ORIGINAL_IDS = (  # index = class; the first 20 with single scans, all with several, where moving things are classes of their own
     0, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 70, 71, 72, 80, 81, 252, 253, 254, 255, 259, 258,
 )  # fmt: skip
-SCANS = {  # of each sequence, of each part: what is complete
-    **dict(zip((f"{n:02d}" for n in range(22)), (
-        4541, 1101, 4661, 801, 271, 2761, 1101, 1101, 4071, 1591, 1201, 921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721,
-    ))),
+SCANS = LABELLED | {  # of each sequence, of each part: what is complete
+    **dict(zip(map(str, range(11, 22)), (921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721))),
     **{"train": 28130, "val": 6019, "test": 6008, "mini_train": 323, "mini_val": 81},
 }  # fmt: skip
 FLAGS = ("use_camera", "use_lidar", "use_radar", "use_map", "use_external")
