@@ -22,8 +22,10 @@ import nbformat
 import papermill
 
 from xmodal.runs import write_run
-from xmodal.sweep import Runner, places, plan, write_plan
+from xmodal.plan import plan
+from xmodal.runner import Runner, places
 from xmodal.sweep_report import summarise
+from xmodal.worker import write_plan
 
 PARAMETERS = "out = ''\nseed = 0  # 0 or more: of the run"
 RESULTS = """import json, pathlib

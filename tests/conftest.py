@@ -1,4 +1,4 @@
-"""A browser and a JupyterLab for the tests that need them: `browser`, `new_page`, `lab`."""
+"""What several tests need: a browser and a JupyterLab (`browser`, `new_page`, `lab`), a Dask cluster (`dask`), patience (`until`)."""
 
 import json
 import os
@@ -155,3 +155,39 @@ def refusal(capsys, *words):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("xmodal: "), lines
     return lines[0]
+
+
+def until(what, seconds=60.0):
+    "Wait until a function gives something that is true; that is what it was."
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+    return value
+
+
+WORKER = ("worker", "--nthreads", "1", "--no-nanny")  # for `dask`
+
+
+@pytest.fixture
+def dask(tmp_path):
+    "`dask(arguments)` starts a scheduler or a worker on 127.0.0.1, which ends with the test."
+    started = []
+
+    def start(*arguments):
+        command = [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(tmp_path / "scheduler.json"), "--host", "127.0.0.1", "--no-dashboard"]
+        with open(tmp_path / f"dask{len(started)}.log", "w") as log:
+            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def address(tmp_path):
+    "Where the scheduler of `dask` is."
+    file = tmp_path / "scheduler.json"
+    until(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
+    return json.loads(file.read_text())["address"]

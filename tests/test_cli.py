@@ -121,6 +121,10 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("explore torn --frames 0", "--frames 0 cannot be; give at least 1"),
         ("demo --seeds 0", "--seeds 0 cannot be; give at least 1"),
         ("demo --data kitti", "needs the folder of the recordings"),
+        ("demo --data kiti --root broken", "unknown dataset 'kiti'; did you mean 'kitti'?"),
+        ("pretrain slidr --data street --root torn", "torn: it holds something else (last.safetensors)"),
+        ("compare nowhere broken", "nowhere: there is no such folder"),
+        ("compare broken broken", "broken: no run here: neither run.json"),
     ],
 )
 def test_refusals_are_one_line(words, expected, capsys, tmp_path):
@@ -206,6 +210,12 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
     assert card["step"] == card["total"] == 2 and card["data"]["frames"] == 2 and card["recipe"]["superpixels"]["segments"] == 40
     assert "another run" in refusal(capsys, *train.split(), "--lr", 0.1)
     assert "nowhere: there is no such folder" in refusal(capsys, "evaluate", "runs/first", "--root", "nowhere")
+
+    done("pretrain slidr --root streets --out runs/second --segments 40 --epochs 1 --batch-size 1 --seed 1 --stop-after 1")
+    listed = done("runs")
+    assert re.search(r"finished +first .*step 2 of 2, loss", listed) and re.search(r"running +second .*step 1 of 2", listed) and "2 runs: 1 finished, 1 running" in listed
+    differ = done("compare runs/first runs/second")
+    assert "parameter seed" in differ and "runs/first is not evaluated yet: xmodal evaluate runs/first" in differ and "runs/second is not finished: running at step 1 of 2" in differ
 
     assert "linear probe, mIoU" in done("evaluate runs/first")
     results = json.loads((tmp_path / "runs/first/probe/results.json").read_text())

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,12 +19,15 @@ pytest.importorskip("papermill", reason="runs are notebooks, executed by papermi
 pytest.importorskip("distributed", reason="the workers are Dask's: pip install -e '.[cluster]'")
 pytest.importorskip("anywidget", reason="the live table is a widget: pip install -e '.[lab]'")
 import nbformat  # noqa: E402
+from conftest import WORKER, address, until  # noqa: E402
 
 from xmodal import runs  # noqa: E402
 from xmodal.cluster import Tasks, carry_out, sbatch_options, slurm_array, slurm_training, slurm_workers, submit_training  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
 from xmodal.superpixels import cluster  # noqa: E402
-from xmodal.sweep import Runner, plan, write_plan  # noqa: E402
+from xmodal.plan import plan  # noqa: E402
+from xmodal.runner import Runner  # noqa: E402
+from xmodal.worker import write_plan  # noqa: E402
 from xmodal.tracking import mirror  # noqa: E402
 from xmodal.viz.runs_view import RunsView, resume, runs_table, stop  # noqa: E402
 
@@ -69,14 +73,6 @@ def prepare(tmp_path, monkeypatch):
     return lambda words, then=(): write_plan(plan(tmp_path / "tiny.ipynb", words, then, tmp_path / "sweep"))
 
 
-def until(what, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)
-    return value
-
-
 def now(run):
     return runs.read_run(run["folder"])
 
@@ -89,32 +85,6 @@ def steps_of(run):
 
 
 # --- Dask
-
-
-@pytest.fixture
-def dask(tmp_path):
-    "`dask(arguments)` starts a scheduler or a worker on 127.0.0.1, which ends with the test."
-    started = []
-
-    def start(*arguments):
-        command = [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(tmp_path / "scheduler.json"), "--host", "127.0.0.1", "--no-dashboard"]
-        with open(tmp_path / f"dask{len(started)}.log", "w") as log:
-            started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def address(tmp_path):
-    file = tmp_path / "scheduler.json"
-    until(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
-    return json.loads(file.read_text())["address"]
-
-
-WORKER = ("worker", "--nthreads", "1", "--no-nanny")
 
 
 def test_a_dead_workers_run_goes_elsewhere(prepare, tmp_path, dask, capsys):
@@ -157,13 +127,6 @@ def test_no_scheduler(prepare, tmp_path, dask):
     until(lambda: now(found[0])["state"] == "stopped")
 
 
-def test_jobqueue_writes_what_sbatch_understands():
-    jobqueue = pytest.importorskip("dask_jobqueue", reason="Slurm's workers need dask-jobqueue")
-    with jobqueue.SLURMCluster(cores=1, processes=1, memory="16GB", job_cpu=4, walltime="08:00:00", job_extra_directives=["--gpus-per-node=1"]) as jobs:
-        given = sbatch_options(jobs.job_script())
-    assert given["cpus-per-task"] == "4" and given["mem"] == "15G" and given["gpus-per-node"] == "1" and given["time"] == "08:00:00"
-
-
 # --- Slurm's scripts, under stand-ins
 
 
@@ -172,12 +135,18 @@ def slurm(tmp_path, monkeypatch):
     "Commands of Slurm that note how they are called; `slurm(text)` starts a script as Slurm would."
     commands = tmp_path / "bin"
     commands.mkdir()
-    bodies = {"scontrol": '[ "$1" != show ] || printf "node7\\nnode8\\n"', "srun": f'shift; [ "$1" != {sys.executable} ] || exec bash "{tmp_path}/step"'}
+    bodies = {
+        "scontrol": '[ "$1" != show ] || printf "node7\\nnode8\\n"',
+        "srun": f'shift; [ "$1" != {sys.executable} ] || exec bash "{tmp_path}/step"',
+        "sbatch": f'[ "$1" != --test-only ] || {{ cat > "{tmp_path}/tried.sh"; exit; }}\ncp "$1" "{tmp_path}/$$.sh"\nsetsid bash "{tmp_path}/$$.sh" > "{tmp_path}/$$.log" 2>&1 &\n'
+        f'echo $! >> "{tmp_path}/submitted"\necho Submitted batch job $!',
+        "scancel": "kill -TERM -- -$1",
+    }
     for name, body in bodies.items():
         (commands / name).write_text(f'#!/bin/bash\necho {name} "$@" >> "{tmp_path}/calls"\n{body}\n')
         (commands / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
-    given = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_JOB_NODELIST": "node[7-8]"}
+    given = {"SLURM_JOB_ID": "77", "SLURM_ARRAY_JOB_ID": "70", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_CPUS_PER_TASK": "32"}
 
     def start(text, element=0):
         assert sbatch_options(text)["requeue"] == ""
@@ -185,7 +154,15 @@ def slurm(tmp_path, monkeypatch):
         (tmp_path / "job.sh").write_text(text)
         return subprocess.Popen(["bash", str(tmp_path / "job.sh")], env=os.environ | given | {"SLURM_ARRAY_TASK_ID": str(element)}, start_new_session=True)
 
-    return start
+    yield start
+    for job in submitted(tmp_path):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job, signal.SIGKILL)
+
+
+def submitted(tmp_path):
+    "The jobs that sbatch was given."
+    return [int(line) for line in (tmp_path / "submitted").read_text().splitlines()] if (tmp_path / "submitted").is_file() else []
 
 
 def calls(tmp_path):
@@ -221,7 +198,7 @@ def test_a_training_over_two_nodes(tmp_path, slurm):
     text = slurm_training(["xmodal", "pretrain", "slidr", "--out", "a b"], tmp_path, nodes=2, processes=8, time="24:00:00", gpus_per_node="a100:8")
     options = sbatch_options(text)
     assert options["nodes"] == "2" and options["ntasks-per-node"] == "1" and options["gpus-per-node"] == "a100:8" and options["open-mode"] == "append"
-    (tmp_path / "step").write_text(f"trap 'echo saved >> \"{tmp_path}/calls\"; exit 1' TERM\ntouch '{tmp_path}/began'\nwhile :; do sleep 0.05; done")
+    (tmp_path / "step").write_text(f"trap 'echo saved >> \"{tmp_path}/calls\"; exit 1' TERM\necho cores $SRUN_CPUS_PER_TASK >> '{tmp_path}/calls'\ntouch '{tmp_path}/began'\nwhile :; do sleep 0.05; done")
     job = slurm(text)
     until((tmp_path / "began").exists)
     job.send_signal(signal.SIGTERM)  # Slurm tells srun itself, too: the script only waits
@@ -230,11 +207,41 @@ def test_a_training_over_two_nodes(tmp_path, slurm):
     job.send_signal(signal.SIGUSR1)
     job.wait(30)
     step = f"{sys.executable} -m torch.distributed.run --nnodes 2 --rdzv-backend c10d --rdzv-id 77 --rdzv-endpoint node7:20077 --nproc-per-node 8 --shutdown-timeout 90 --no-python xmodal pretrain slidr --out a b"
-    assert calls(tmp_path) == ["scontrol show hostnames node[7-8]", f"srun --kill-on-bad-exit=0 {step}", "saved", "scontrol requeue 77"]
+    assert calls(tmp_path) == ["scontrol show hostnames node[7-8]", f"srun --kill-on-bad-exit=0 {step}", "cores 32", "saved", "scontrol requeue 77"]
     (tmp_path / "step").write_text("exit 0")
-    assert slurm(text).wait(30) == 0 and len(calls(tmp_path)) == 6  # not queued again
+    assert slurm(text).wait(30) == 0 and len(calls(tmp_path)) == 7  # not queued again
     with pytest.raises(ValueError, match="did you mean 'partition'"):
         slurm_training(["xmodal"], tmp_path, partitoin="gpu")
+
+
+def test_workers_that_are_jobs(prepare, tmp_path, slurm, monkeypatch):
+    """`--scheduler slurm`: a job ends before its run does; another is asked for, where the run goes on. In the end no job is left."""
+    pytest.importorskip("dask_jobqueue", reason="Slurm's workers need dask-jobqueue: pip install -e '.[cluster]'")
+    import dask
+
+    monkeypatch.setattr("xmodal.cluster.LOOK", 0.2)
+    found = prepare(["steps=40", "pause=0.05"])
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "0.1s", "distributed.scheduler.allowed-failures": 0}):
+        work = threading.Thread(target=carry_out, args=(found, "slurm", 1, 2, 0))
+        work.start()
+        until(lambda: steps_of(found[0]))
+        os.killpg(submitted(tmp_path)[0], signal.SIGKILL)
+        work.join(90)
+    assert now(found[0])["state"] == "finished" and now(found[0])["attempts"] == 2 and steps_of(found[0]) == list(range(1, 41))
+    first, second = submitted(tmp_path)
+    until(lambda: not Path(f"/proc/{second}").exists())
+    scripts = [sbatch_options(path.read_text()) for path in tmp_path.glob("*.sh")]
+    assert len(scripts) == 3 and all(given == scripts[0] for given in scripts) and scripts[0]["cpus-per-task"] == "2" and scripts[0]["mem"] == "15G"
+
+
+def test_slurm_refuses_the_workers(tmp_path, slurm, monkeypatch):
+    pytest.importorskip("dask_jobqueue", reason="Slurm's workers need dask-jobqueue: pip install -e '.[cluster]'")
+    (tmp_path / "bin/sbatch").write_text('#!/bin/bash\necho "sbatch: error: invalid partition specified: gpux" >&2\nexit 1\n')
+    with pytest.raises(BadData, match="slurm: it would refuse the workers' jobs: sbatch: error: invalid partition"), slurm_workers(1, queue="gpux", walltime="08:00:00"):
+        pass
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadData, match="this machine has no sbatch"), slurm_workers(1):
+        pass
 
 
 SAVES = """import os, signal, sys, time
@@ -259,18 +266,58 @@ def test_the_line_for_torchrun_works(tmp_path):
     assert process.wait(60) != 0 and said() == ["began saved "] * 2
 
 
-def test_submitit(tmp_path, monkeypatch):
+TRAINS = """import sys, time, torch
+from types import SimpleNamespace
+from xmodal.training.batches import Batches
+from xmodal.training.fit import Machine, Optimisation, fit
+
+class Mean(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+    def loss(self, batch, generator):
+        time.sleep(float(sys.argv[2]))
+        return (self.weight - batch.x).square().mean(), {}
+    begin_step = lambda self, done: None
+    end_step = lambda self: None
+
+def pack(views):
+    batch = SimpleNamespace(x=torch.tensor(views).float(), frame_ids=[str(view) for view in views])
+    batch.to = lambda device: batch
+    return batch
+
+batches = Batches([*range(20)], lambda row, rng: row + rng.normal(), pack, 2, seed=1)
+fitted = fit(Mean(), batches, Optimisation(lr=0.01, epochs=4), sys.argv[1], machine=Machine(accelerator="cpu", log_every=1))
+sys.exit(not fitted.finished)"""
+
+
+def test_submitit_puts_an_interrupted_training_back(tmp_path):
+    pytest.importorskip("submitit", reason="needs submitit: pip install -e '.[cluster]'")
+    (tmp_path / "train.py").write_text(TRAINS)
+    job = submit_training([sys.executable, str(tmp_path / "train.py"), str(tmp_path / "parts"), "0.1"], tmp_path / "jobs", cluster="local", timeout_min=5)
+    rows = lambda: (tmp_path / "parts/metrics.csv").read_text().splitlines() if (tmp_path / "parts/metrics.csv").is_file() else []
+    until(lambda: len(rows()) > 3)
+    controller = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+    began = time.monotonic()
+    os.kill(int(controller[0]), signal.SIGUSR2)  # as submitit itself tells a job that its time is over
+    until(lambda: "Requeued job" in job.stdout())
+    assert time.monotonic() - began < 40 and len(rows()) < 41  # not the 80 s that it may take at most
+    assert job.result() == 0 and "going on from step" in job.stdout()
+    assert [row.split(",")[0] for row in rows()] == ["step", *map(str, range(40))]
+
+
+def test_what_submitit_gives_to_slurm(tmp_path, slurm):
     with pytest.raises(BadData, match="pip install submitit"), pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "submitit", None)
         submit_training(["xmodal"], tmp_path)
-    pytest.importorskip("submitit", reason="what follows needs submitit itself")
-    monkeypatch.setenv("WHERE", str(tmp_path))
-    job = submit_training([sys.executable, "-c", SAVES], tmp_path / "jobs", cluster="local", timeout_min=5)
-    until(lambda: (tmp_path / "0").is_file() and (tmp_path / "0").read_text() == "began ")
-    (tmp_path / "again").touch()
-    controller = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
-    os.kill(int(controller[0]), signal.SIGUSR2)  # as submitit itself tells a job that its time is over
-    assert job.result() == 0 and (tmp_path / "0").read_text() == "began saved began "
+    pytest.importorskip("submitit", reason="what follows needs submitit: pip install -e '.[cluster]'")
+    job = submit_training(["xmodal", "pretrain", "slidr"], tmp_path / "jobs", 2, 8, cluster="slurm", slurm_partition="gpu", cpus_per_task=32)
+    assert [job.job_id] == [str(number) for number in submitted(tmp_path)]
+    given = sbatch_options((tmp_path / f"jobs/{job.job_id}_submission.sh").read_text())
+    wanted = {"nodes": "2", "ntasks-per-node": "1", "gpus-per-node": "8", "cpus-per-task": "32", "partition": "gpu", "time": "1440", "signal": "USR2@90", "open-mode": "append"}
+    assert wanted.items() <= given.items(), given
+    task = pickle.loads((tmp_path / f"jobs/{job.job_id}_submitted.pkl").read_bytes())  # of our own making
+    assert task.function.line.endswith("--nproc-per-node 8 --shutdown-timeout 90 --no-python xmodal pretrain slidr") and task._timeout_countdown == 1000
 
 
 # --- other trackers
@@ -311,6 +358,7 @@ def stand_in_for_mlflow(monkeypatch, told):
     package.MlflowClient, package.entities = MlflowClient, entities
     entities.Metric = lambda key, value, timestamp, step: (key, value, step)
     entities.Param = lambda key, value: (key, value)
+    monkeypatch.setitem(sys.modules, "alembic", ModuleType("alembic"))
     monkeypatch.setitem(sys.modules, "mlflow", package)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
 
@@ -348,9 +396,16 @@ def test_mirror_refuses(to, tmp_path, monkeypatch):
         mirror(tmp_path, "neptune")
 
 
+def test_mirror_refuses_an_mlflow_that_has_no_database(tmp_path, monkeypatch):
+    stand_in_for_mlflow(monkeypatch, [])
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    with pytest.raises(BadData, match="mlflow: it is not there (.*alembic.*); pip install mlflow"):
+        mirror(a_run(tmp_path / "run"), "mlflow")
+
+
 @pytest.mark.parametrize("to", ["mlflow", "wandb"])
 def test_mirror_with_the_real_package(to, tmp_path):
-    package = pytest.importorskip(to, reason=f"needs {to} itself")
+    package = pytest.importorskip(to, reason=f"needs {to} itself: pip install -e '.[tracking]'")
     folder = a_run(tmp_path / "sweep/tiny_seed3-aa", "finished")
     (folder / "metrics.csv").write_text("step,loss\n0,4.0\n10,3.0\n")
     (folder / "results.json").write_text(json.dumps({"measures": {"recall": 0.5}}))

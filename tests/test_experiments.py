@@ -1,6 +1,8 @@
 """The experiment notebooks: each says what its parameters may be, refuses before any work what it cannot measure, and leaves sound results."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,17 +15,21 @@ matplotlib = pytest.importorskip("matplotlib", reason="the notebooks draw figure
 
 from xmodal.data.datasets import open_dataset, split  # noqa: E402
 from xmodal.data.kitti_write import write_kitti  # noqa: E402
+from xmodal.data.nuscenes_splits import SPLITS  # noqa: E402
 from xmodal.data.nuscenes_write import write_nuscenes  # noqa: E402
 from xmodal.data.street import Street  # noqa: E402
 from xmodal.demo import EXPERIMENTS  # noqa: E402
+from xmodal.evaluation.depth_frames import DepthProtocol  # noqa: E402
+from xmodal.evaluation.protocols import PUBLISHED, also, slidr  # noqa: E402
 from xmodal.experiments import RunFailed, faults_of, parameters_of, run  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
 from xmodal.methods.ppkt import PPKTRecipe  # noqa: E402
-from xmodal.pretrain import pretrain  # noqa: E402
+from xmodal.pretrain import pretrain, recipes  # noqa: E402
+from xmodal.plan import plan  # noqa: E402
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.ipynb"))
 TABLES = tuple(name for name in NAMES if name.startswith("table_"))
-MEASURES = ("finetune", "depth", "panoptic", "robustness", "features", "calibrate", "explore")  # of a checkpoint, with a budget
+MEASURES = ("probe", "finetune", "depth", "panoptic", "robustness", "features", "calibrate", "explore")  # of a checkpoint, with a budget
 
 
 def sources(name):
@@ -140,6 +146,8 @@ def test_recordings_without_labels(name, cause, checkpoint, unlabelled, tmp_path
         ("finetune", {"intensity": [1.0]}, "give a scale and a shift"),
         ("robustness", {"corruptions": ["fogg"]}, "there is no fogg; choose from fog, "),
         ("panoptic", {"things": ["cart"]}, "no such class: cart"),
+        ("probe", {"frame": 2}, "frame = 2: it is -1 to 1, for the 2 held-out frames"),
+        ("probe", {"pixel": [208, 3]}, "it is .u, v., two numbers in an image of 208 x 64 pixels"),
     ],
 )
 def test_what_a_measure_cannot_do(name, parameters, cause, checkpoint, tmp_path):
@@ -156,7 +164,23 @@ def test_what_will_be_done_is_told(checkpoint, tmp_path, capsys):
     assert (shortened.name, whole.name) == ("quick, smoke", "quick") and shortened.hash != whole.hash
     assert {recipe.epochs for *_, recipe in shortened.settings[0].recipes} == {1}
     begin("robustness", tmp_path / "out", checkpoint=checkpoint, budget="smoke", corruptions=["fog", "snow"])
-    assert "on 1 held-out frames under fog, snow, each at 3 severities" in capsys.readouterr().out
+    assert "on 1 held-out frame under fog, snow, each at 3 severities" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["probe", "panoptic", "robustness", "features", "calibrate", "explore"])
+def test_by_hand_parameters_are_looked_at_too(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="budget = 'smok': did you mean 'smoke'"):
+        begin(name, tmp_path / "out", budget="smok")
+    with pytest.raises(BadData, match=f"no such checkpoint below {tmp_path}; train first .all cells of nbs/experiments/pretrain.ipynb"):
+        begin(name, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["probe", "panoptic", "robustness", "features", "explore"])
+def test_time_and_memory_are_told(name, checkpoint, tmp_path, capsys):
+    begin(name, tmp_path / "out", checkpoint=checkpoint, budget="smoke")
+    said = capsys.readouterr().out
+    assert re.search(r"about (\d+ min )?\d+ s and [\d,]+ MB of memory on this machine", said) and "budget smoke, seed 0" in said
 
 
 # --- tables of the literature, and runs beside each other
@@ -178,14 +202,75 @@ def test_every_table_is_asked_in_the_same_way(name):
 def test_a_table_without_its_data(name, first, tmp_path):
     assert refused(name, tmp_path / "out") == f"{first} is empty: this table is measured on recordings; give their folder: {first}=/path/to/them"
     assert refused(name, tmp_path / "out", **{first: str(tmp_path / "nowhere")}).endswith("there is no such folder of recordings")
-    assert "at least one network" in refused(name, tmp_path / "out", seeds=0)
+    assert refused(name, tmp_path / "out", seeds=0) == "seeds = 0: it is 1 or more"
+    assert refused(name, tmp_path / "out", budget="laptp") == "budget = 'laptp': did you mean 'laptop'? it is one of smoke, laptop, paper"
+
+
+def test_a_table_with_the_wrong_recordings(world, tmp_path):
+    nuscenes = write_nuscenes(Street(2, cameras=1, size=(64, 208), beams=16, samples=1), tmp_path / "nuscenes")
+    shutil.rmtree(nuscenes / "lidarseg")
+    for name in ("table_slidr_few_shot", "table_slidr_fractions", "table_nclr_fractions"):
+        assert "no tables of nuScenes here" in refused(name, tmp_path / "out", nuscenes=str(world))
+        assert "the labels are missing" in refused(name, tmp_path / "out", nuscenes=str(nuscenes))
+    assert "no KITTI raw recording here" in refused("table_simipu_depth", tmp_path / "out", pretraining=str(world), kitti=str(nuscenes))
+
+
+def test_a_table_tells_what_it_will_do(tmp_path, capsys):
+    nuscenes = write_nuscenes(Street(2, cameras=1, size=(64, 208), beams=16, samples=1), tmp_path / "nuscenes")
+    names = begin("table_slidr_fractions", tmp_path / "out", nuscenes=str(nuscenes), budget="smoke", seeds=1)
+    said = capsys.readouterr().out
+    assert "1 pre-trainings and 10 measures, each with 1 seed, under quick, smoke" in said
+    assert "weights and optimiser" in said and "MB before the network" in said and "all, with 1 seed: about " in said
+    assert [(row, column[2]) for row, network, column in names["cells"]] == [(row, percent) for row in ("random", "SLidR") for percent in (1, 5, 10, 25, 100)]
+
+
+def test_what_a_table_under_paper_would_do():
+    "Recipes, epochs, scenes, and what a network must look like to be measured."
+    parts = (0.1, 1, 10, 50, 100)
+    epochs = lambda protocol, data, mode, percents: [protocol.recipe(data, mode, percent).epochs for percent in percents]
+    assert epochs(slidr, "nuscenes", "fine-tuning", (1, 5, 10, 25, 100)) == [100] * 5 and epochs(slidr, "nuscenes", "linear probe", (100,)) == [100]
+    assert epochs(also, "nuscenes", "fine-tuning", parts) == epochs(also, "semantickitti", "fine-tuning", parts) == [1000, 500, 100, 50, 30]
+    assert (len(slidr.split("nuscenes", 1).ids), len(also.split("nuscenes", 1).ids), len(SPLITS["parametrizing"]), len(SPLITS["verifying"])) == (7, 6, 600, 100)
+    assert set(SPLITS["parametrizing"]) | set(SPLITS["verifying"]) == set(SPLITS["train"])
+    for method, recipe, protocol, data in (("slidr", "paper", slidr, "nuscenes"), ("ppkt", "paper", slidr, "nuscenes"), ("pointcontrast", "nuscenes", slidr, "semantickitti"), ("nclr", "nuscenes", also, "nuscenes"), ("nclr", "kitti", also, "semantickitti")):
+        made = recipes(method)[recipe]()
+        assert made.voxels == protocol.on(data).voxels and made.optimisation.epochs == 50
+    assert (recipes("simipu")["kitti"]().optimisation.epochs, recipes("simipu")["waymo"]().optimisation.epochs, recipes("depthcontrast")["scannet"]().optimisation.epochs) == (100, 50, 400)
+    assert (DepthProtocol.kitti().epochs, DepthProtocol.kitti().batch_size, DepthProtocol.kitti().lr, DepthProtocol.nyu().max_depth) == (24, 8, 1e-4, 10.0)
+
+
+def test_published_numbers_of_the_tables():
+    "The papers' tables, typed a second time: protocol, dataset, linear probe?, fractions -> rows."
+    parts = (0.1, 1, 10, 50, 100)
+    lines = {
+        ("slidr", "nuscenes", True, (100,)): "random 8.1; PointContrast 21.9; DepthContrast 22.1; PPKT 36.4; SLidR 38.8",
+        ("slidr", "nuscenes", False, (1,)): "PointContrast 32.5; DepthContrast 31.7; PPKT 37.8",
+        ("slidr", "nuscenes", False, (1, 5, 10, 25, 100)): "random 30.3 47.7 56.6 64.8 74.2; SLidR 38.3 52.2 58.8 66.2 74.6",
+        ("slidr", "semantickitti", False, (1,)): "random 39.5; PointContrast 41.1; DepthContrast 41.5; PPKT 43.9; SLidR 44.6",
+        ("also", "nuscenes", False, parts): "random 21.6 35.0 57.3 69.0 71.2; PointContrast 27.1 37.0 58.9 69.4 71.1; DepthContrast 21.7 34.6 57.4 69.2 71.2; ALSO 26.2 37.4 59.0 69.8 71.8; NCLR 26.6 37.8 59.5 71.2 72.7",
+        ("also", "semantickitti", False, parts): "random 30.0 46.2 57.6 61.8 62.7; PointContrast 32.4 47.9 59.7 62.7 63.4; SegContrast 32.3 48.9 58.7 62.1 62.3; DepthContrast 32.5 49.0 60.3 62.9 63.9; STSSL 32.0 49.4 60.0 62.9 63.3; ALSO 35.0 50.0 60.5 63.4 63.6; TARL 37.9 52.5 61.2 63.4 63.7; NCLR 39.2 53.4 61.4 63.5 63.9",
+        ("simipu", "kitti", False, (100,)): "scratch 0.087; ImageNet 0.060; SimIPU-KITTI 0.075; SimIPU-Waymo 1/5 0.066",
+        ("simipu", "nyu", False, (100,)): "scratch 0.205; ImageNet 0.143; SimIPU-KITTI 0.178; SimIPU-Waymo 1/5 0.166",
+        ("depthcontrast", "scannet", False, (100,)): "PointNet++ 1x 61.9; PointNet++ 2x 63.3; PointNet++ 3x 64.1; PointNet++ 4x 63.8",
+    }
+    typed = {}
+    for (protocol, dataset, linear, percents), line in lines.items():
+        for row in line.split("; "):
+            method, *values = row.rsplit(" ", len(percents))
+            typed |= {(protocol, dataset, method, linear, percent): float(value) for percent, value in zip(percents, values, strict=True)}
+    assert typed == {(r.protocol.name, r.dataset, r.method, r.mode == "linear probe", r.percent): r.values[0] for r in PUBLISHED}
 
 
 def test_published_numbers_want_what_was_published(world, tmp_path):
     nuscenes = str(write_nuscenes(Street(4, cameras=1, size=(64, 208), beams=16, samples=1, frames_per_drive=2), tmp_path / "nuscenes"))
-    for name in ("table_slidr_few_shot", "table_slidr_fractions", "table_nclr_fractions"):
-        assert "comes with other classes than the protocol" in refused(name, tmp_path / "out", nuscenes=nuscenes, budget="paper")
+    for name, scenes in (("table_slidr_few_shot", "700 of the 700 scenes or scans of nuscenes train"), ("table_slidr_fractions", "700 of the 700 scenes"), ("table_nclr_fractions", "600 of the 600 scenes or scans of nuscenes parametrizing")):
+        told = refused(name, tmp_path / "out", nuscenes=nuscenes, budget="paper")
+        assert scenes in told and "are not here (scene-" in told
     assert "the protocol is defined by the published lists" in refused("table_simipu_depth", tmp_path / "out", pretraining=str(world), kitti=str(world), budget="paper")
+    lists = {name: str(tmp_path / name) for name in ("train_list", "test_list")}
+    for path in lists.values():
+        Path(path).write_text("2011_09_26/2011_09_26_drive_0001_sync/image_02/data/0000000000.png none 721.5\n")
+    assert "has 1 ids" in (told := refused("table_simipu_depth", tmp_path / "out", pretraining=str(world), kitti=str(world), budget="paper", **lists)) and "expected 23158" in told
     assert "it holds kitti" in refused("table_depthcontrast", tmp_path / "out", scannet=str(world), budget="paper")
 
 
@@ -195,7 +280,7 @@ def test_depthcontrasts_table_says_what_is_missing(world, tmp_path, capsys):
 
 
 def test_runs_beside_each_other(checkpoint, tmp_path):
-    for runs, cause in (([], "two runs or more"), (["a", "./a"], "given twice"), (["a", "b"], "no run here")):
+    for runs, cause in (([], "two runs or more"), (["a", "./a"], "given twice"), (["a", "b"], "there is no such folder")):
         with pytest.raises((ValueError, FileNotFoundError), match=cause):
             begin("compare", tmp_path / "out", runs=runs)
     one, two = (tmp_path / name for name in ("one", "two"))
@@ -204,8 +289,8 @@ def test_runs_beside_each_other(checkpoint, tmp_path):
         (folder / "results.json").write_text(json.dumps({"measures": {"loss": loss}, "provenance": {}}))
     results = run(EXPERIMENTS / "compare.ipynb", tmp_path / "out", {"runs": [str(one), str(two)]})
     assert faults_of(results, tmp_path / "out") == [] and results["checkpoints"].keys() == {"one", "two"}
-    assert ["measures.loss", "2", "1.5", "0.5"] in results["tables"][-1]["rows"]
-    assert {path.name for path in (tmp_path / "out/figures").iterdir()} == {"curves.png", "similarity.png"}
+    assert ["loss", "2", "1.5", "0.5"] in results["tables"][-1]["rows"]
+    assert {path.name for path in (tmp_path / "out/figures").iterdir()} == {"curves.png", "query.png", "similarity.png"}
 
 
 @pytest.mark.parametrize(
@@ -246,3 +331,19 @@ def test_finetuning_leaves_sound_results(checkpoint, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"confusion.png", "errors.png"}
     page = Path(results["report"]).read_text()
     assert "Near and far" in page and "calibration error" in page
+
+
+def test_a_probe_is_kept_and_can_be_asked_again(checkpoint, tmp_path, capsys):
+    results = run(EXPERIMENTS / "probe.ipynb", tmp_path, {"checkpoint": checkpoint, "budget": "smoke", "queries": 20})
+    assert faults_of(results, tmp_path) == [] and results["checkpoint"] == checkpoint and results["figures"]
+    assert "the numbers mean nothing" in (tmp_path / "report.html").read_text()
+    assert {"recall@10, point to pixel", "linear probe, mIoU", "nearest features, mIoU"} <= results["measures"].keys()
+    words = shlex.split(results["provenance"]["command"])
+    assert words[:3] == ["xmodal", "sweep", "nbs/experiments/probe.ipynb"]
+    (again,) = plan(EXPERIMENTS / "probe.ipynb", words[4::2], (), tmp_path / "sweep")
+    assert again["parameters"] | {"cache": ""} == {name: p.default for name, p in parameters_of(EXPERIMENTS / "probe.ipynb").items() if name != "out"} | {"checkpoint": checkpoint, "budget": "smoke", "queries": 20}
+    capsys.readouterr()
+    assert begin("probe", tmp_path, checkpoint=checkpoint, budget="smoke", queries=20)["known"]["scores"]["retrieval"] == results["retrieval"]
+    assert "nothing has changed since the scores were measured" in capsys.readouterr().out
+    begin("probe", tmp_path, checkpoint=checkpoint, budget="smoke", queries=21)
+    assert "nothing has changed" not in capsys.readouterr().out

@@ -1,6 +1,5 @@
 """Superpixels of a whole dataset, killed at any moment, by processes and by a Dask cluster: nothing is lost, half or different. And the processes that load."""
 
-import json
 import os
 import random
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import WORKER, address, until
 from PIL import Image
 
 from xmodal.frame import BadData
@@ -85,13 +85,6 @@ def undisturbed(dataset, tmp_path_factory):
 
 def count(folder):
     return sum(1 for _ in folder.glob("*/*/*.png"))
-
-
-def until(true, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "nothing happens"
-        time.sleep(0.002)
 
 
 def test_killed_at_any_moment(root, dataset, undisturbed, tmp_path):
@@ -179,32 +172,6 @@ def test_processes_make_the_same(root, dataset, undisturbed, tmp_path):
         assert [Path(fault.path).name for fault in faults] == ["0000000007.png"]
         assert [fault.path for fault in cache.verify(KittiRaw(other), client=client)] == [faults[0].path]
     assert len(maps(cache)) == FRAMES - 1 and maps(cache).items() <= undisturbed.items()
-
-
-@pytest.fixture
-def dask(tmp_path):
-    "`dask(arguments)` starts a scheduler or a worker on 127.0.0.1, which ends with the test."
-    running = []
-
-    def start(*arguments):
-        command = [sys.executable, "-m", "dask", *arguments, "--scheduler-file", str(tmp_path / "scheduler.json"), "--host", "127.0.0.1", "--no-dashboard"]
-        log = open(tmp_path / f"{len(running)}.log", "w")
-        running.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}))
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-
-
-def address(tmp_path):
-    file = tmp_path / "scheduler.json"
-    until(lambda: file.exists() and file.read_text().endswith("}"))
-    return json.loads(file.read_text())["address"]
-
-
-WORKER = ("worker", "--nthreads", "1", "--no-nanny")
 
 
 def test_a_cluster_whose_worker_is_killed(dataset, undisturbed, tmp_path, dask):

@@ -20,8 +20,10 @@ import nbformat  # noqa: E402
 
 from xmodal import cli, runs  # noqa: E402
 from xmodal.experiments import Parameter, parameters_of  # noqa: E402
+from xmodal.plan import plan  # noqa: E402
 from xmodal.results import read_results  # noqa: E402
-from xmodal.sweep import Busy, lock, plan, run_one, sweep, write_plan  # noqa: E402
+from xmodal.sweep import sweep  # noqa: E402
+from xmodal.worker import Busy, lock, run_one, write_plan  # noqa: E402
 
 PARAMETERS = """out = "runs/tiny"  # folder of this run
 method = "slidr"  # one of slidr, ppkt: how it learns
@@ -115,7 +117,13 @@ def wait_for(what, seconds=180.0):
         ("tiny.ipynb -p seed", "-p seed: give a name and its values"),
         ("tiny.ipynb -p seed=1 -p seed=2", "seed is given twice"),
         ("tiny.ipynb -p out=here", "give the one for all with --out"),
-        ("tiny.ipynb -p root=nowhere", "root = nowhere: there is no such folder of recordings"),
+        ("tiny.ipynb -p root=nowhere", "root = nowhere: there is no such folder"),
+        ("tiny.ipynb -p seed=", "seed = '': it is a whole number, such as 0"),
+        ("tiny.ipynb -p method=slidr,", "there is nothing between two commas, or at an end"),
+        ("tiny.ipynb -p pause=Infinity", "pause = inf: it is a finite number"),
+        ("after.ipynb", "checkpoint = none: there is no such file; give one that is there"),
+        ("after.ipynb -p checkpoint=", "checkpoint is empty: give one"),
+        ("tiny.ipynb --out tiny.ipynb", "tiny.ipynb: this is a file: no runs can be kept in it"),
         ("tiny.ipynb --then probe", "probe.ipynb: there is no such notebook"),
         ("tiny.ipynb --workers 0", "--workers 0 cannot be; give at least 1"),
         ("none.ipynb", "none.ipynb: there is no such notebook"),
@@ -124,8 +132,62 @@ def wait_for(what, seconds=180.0):
 )
 def test_refusals_are_one_line_and_leave_nothing(words, expected, tiny, tmp_path, capsys):
     write_notebook(tmp_path / "bare.ipynb", "x = 1", tags=())
-    assert expected in refusal(capsys, "sweep", *words.split(), "--out", tmp_path / "sweep")
-    assert not (tmp_path / "sweep").exists()
+    out = [] if "--out" in words else ["--out", tmp_path / "sweep"]
+    assert expected in refusal(capsys, "sweep", *words.split(), *out, "--dry-run")
+    assert expected in refusal(capsys, "sweep", *words.split(), *out) and not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("pretrain -p data=kiti -p root=drives", "unknown dataset 'kiti'; did you mean 'kitti'?"),
+        ("pretrain -p data=nuscenes:trian -p root=drives", "nuscenes has no split 'trian'; it has train"),
+        ("pretrain -p data=kitti", "the dataset 'kitti' needs the folder of its recordings"),
+        ("pretrain -p data=kitti -p root=empty", "empty: "),
+        ("pretrain -p root=nowhere", "nowhere: there is no such folder"),
+        ("pretrain -p root=empty", "empty: it looks like none of kitti"),
+        ("pretrain -p data=street -p root=drives", "drives: it holds something else (2011_09_26): nothing is written into it"),
+        ("pretrain -p data=mine.py -p root=drives", "mine.py: it has no function dataset(root)"),
+        ("pretrain -p recipe=smal -p method=ppkt", "recipe = smal: did you mean 'small'? ppkt has paper"),
+        ("pretrain -p recipe=st_slidr -p method=slidr,ppkt", "recipe = st_slidr: ppkt has paper"),
+        ("probe -p checkpoint=nowhere.safetensors", "checkpoint = nowhere.safetensors: there is no such file"),
+        ("depth -p checkpoint=mine.py -p test_list=nowhere", "test_list = nowhere: there is no such file"),
+        ("compare", "runs = []: give two or more"),
+        ("compare -p runs=[drives,nowhere]", "runs = nowhere: there is no such folder"),
+    ],
+)
+def test_what_the_experiments_cannot_do_is_refused_by_the_plan(words, expected, tmp_path, monkeypatch):
+    from xmodal.demo import EXPERIMENTS
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drives/2011_09_26").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine.py").write_text("1")
+    name, *others = words.replace(" -p ", " ").split()
+    with pytest.raises((ValueError, FileNotFoundError)) as told:
+        plan(EXPERIMENTS / f"{name}.ipynb", others, [], "sweep")
+    assert expected in str(told.value) and sorted(path.name for path in tmp_path.rglob("*")) == ["2011_09_26", "drives", "empty", "mine.py"]
+
+
+def test_recordings_belong_to_the_key_by_whatever_name(tmp_path, monkeypatch):
+    from xmodal.demo import EXPERIMENTS
+
+    monkeypatch.chdir(tmp_path)
+    scans = tmp_path / "scannet/scan.bin"
+    scans.parent.mkdir()
+    scans.write_bytes(b"1")
+    key = lambda: plan(EXPERIMENTS / "table_depthcontrast.ipynb", ["scannet=scannet"], [], "sweep")[0]["key"]
+    before = key()
+    assert key() == before
+    scans.write_bytes(b"12")
+    assert key() != before
+    text = json.dumps({"__metadata__": {"card": json.dumps({"method": "slidr", "source": {"name": "sweeps", "root": str(scans.parent)}})}}).encode()
+    Path("c.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    monkeypatch.setattr("xmodal.data.datasets.check_dataset", lambda *_: None)
+    probe = lambda: plan(EXPERIMENTS / "probe.ipynb", ["checkpoint=c.safetensors"], [], "sweep")[0]["key"]  # its root is the checkpoint's
+    before = probe()
+    scans.write_bytes(b"1")
+    assert probe() != before
 
 
 def test_the_plan_and_its_keys(tiny, tmp_path):
@@ -207,6 +269,14 @@ def test_a_sweep_ends_in_a_table_and_is_not_done_twice(tiny, tmp_path, capsys):
     assert "parameter seed" in said and re.search(r"measures\.loss .*%\)", said) and "digest" not in said
 
 
+def test_what_a_run_leaves_goes_on_to_all_that_follow(tiny, tmp_path):
+    found, _ = quietly(tiny, ["seed=0"], ["after", "after"], "chain")
+    assert [run["state"] for run in found] == ["finished"] * 3 and found[1]["measures"] == found[2]["measures"]
+    write_notebook(tmp_path / "first.ipynb", 'out = ""\nseed = 0  # 0 or more: of the run', AFTER.replace("json.loads(Path(checkpoint).read_text())", '{"loss": 1}'))
+    found, _ = quietly(tmp_path / "first.ipynb", [], ["after"], "none")
+    assert [run["state"] for run in found] == ["finished", "failed"] and "no run before it has left a checkpoint; give one: -p checkpoint=" in found[1]["error"] and found[1]["attempts"] == 1
+
+
 def test_errors_are_told_once_and_runs_that_follow_are_left_out(tiny):
     found, said = quietly(tiny, ["trouble=error,data", "seed=0,1"], ["after"], "sweep", workers=1, retries=1)
     by_trouble = {trouble: [run for run in found if run["parameters"].get("trouble") == trouble] for trouble in ("error", "data")}
@@ -234,14 +304,27 @@ def test_the_time_limit_ends_children_too(tiny):
     assert not alive(int(child.read_text())) and "trouble" in run["parameters"] and run["kernel"] is None
 
 
+def test_the_energy_of_a_gpu(tiny, tmp_path, monkeypatch):
+    "From a card that draws 100 W all the time."
+    card = tmp_path / "bin/nvidia-smi"
+    card.parent.mkdir()
+    card.write_text("#!/bin/sh\necho 100.0\n")
+    card.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{card.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    (run,) = sweep(tiny, ["pause=0.5"], workers=1, out=tmp_path / "sweep")
+    assert run["energy"]["of"] == "GPU 0" and 0.8 * run["seconds"] <= run["energy"]["joules"] / 100 <= run["seconds"] + 1
+    assert any("Wh" in cell for table in read_results(tmp_path / "sweep")["tables"] + read_results(tmp_path / "sweep")["appendix"] for row in table.get("rows", []) for cell in row)
+
+
 def test_a_run_is_done_by_one_process_at_a_time(tiny, capsys):
     folder = write_plan(plan(tiny, [], [], "sweep"))[0]["folder"]
     with lock(folder), pytest.raises(Busy):
         run_one(folder)
-    done = subprocess.run([sys.executable, "-m", "xmodal.sweep", folder], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "xmodal.worker", folder], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("finished: tiny-") and done.stderr == ""
     assert runs.read_run(folder)["state"] == "finished" and run_one(folder)["attempts"] == 1
-    assert subprocess.run([sys.executable, "-m", "xmodal.sweep", "nowhere"], capture_output=True).returncode == 2
+    assert subprocess.run([sys.executable, "-m", "xmodal.worker", "nowhere"], capture_output=True).returncode == 2
 
 
 def test_a_full_disk(tiny, tmp_path, capsys):

@@ -14,6 +14,7 @@ import numpy as np
 
 import xmodal
 from .experiments import run, write_json
+from .findings import plural
 from .results import read_results, report
 from .training.checkpoint import provenance
 
@@ -89,7 +90,7 @@ def summarise(
         headlines.append({"value": spread(miou["trained"]), "label": "linear probe, mIoU", "note": f"random network {spread(miou['random'])}"})
     return {
         "title": "Pixels and points of one street",
-        "summary": f"A 3D network learned without a label from camera and LiDAR ({trained['summary']}) Mean and standard deviation over {len(runs)} seeds; the random network is the same one before training.",
+        "summary": f"A 3D network learned without a label from camera and LiDAR ({trained['summary']}) Mean and standard deviation over {plural(len(runs), 'seed')}; the random network is the same one before training.",
         "report": str(out / "report.html"),
         "checkpoint": trained["checkpoint"],
         "retrieval": {"recall_at_10": seeds},

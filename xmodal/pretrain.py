@@ -86,6 +86,10 @@ def load_method(
     checkpoint: str | Path,  # written by `pretrain`
 ) -> tuple[nn.Module, dict]:  # the method in eval mode, the card
     "A trained method. Raises BadData if the file is not one of ours; runs no code from it."
+    if not Path(checkpoint).is_file():
+        where = "" if Path(checkpoint).is_absolute() else f" below {Path.cwd()}"
+        mend = "train first (all cells of nbs/experiments/pretrain.ipynb, or `xmodal pretrain`), or give the .safetensors file that a training wrote"
+        raise BadData(checkpoint, f"there is no such checkpoint{where}", mend)
     tensors, card = load(checkpoint)
     if card.get("method") not in METHODS:
         raise BadData(checkpoint, f"it is of the method {card.get('method')!r}", f"this version knows {', '.join(METHODS)}")
@@ -233,4 +237,4 @@ def scaled(
     recipe.optimisation = replace(how, lr=rate(how.lr, how.optimizer), groups=groups, lr_batch=frames)
     each = [("", how, recipe.optimisation.lr)] + [(f" of {prefix}", replace(how, groups={}, **how.groups[prefix]), groups[prefix]["lr"]) for prefix in groups]
     rates = ", ".join(f"learning rate{of} {old.lr:g} -> {new:g} ({'linear' if old.optimizer == 'sgd' else 'square root'})" for of, old, new in each)
-    return recipe, f"{frames} frames a step ({processes} x {accumulate} x {how.batch_size}), the recipe's rates are for {meant}: {rates}"
+    return recipe, f"{frames} frames a step (processes x batches x frames: {processes} x {accumulate} x {how.batch_size}), the recipe's rates are for {meant}: {rates}"

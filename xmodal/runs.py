@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NOT_IN_KEY', 'SILENCE', 'fingerprint', 'notebook_digest', 'code_digest', 'data_digest', 'key_of', 'read_run',
-           'write_run', 'is_lost', 'runs_in', 'told_runs', 'numbers_of', 'measures_of', 'side', 'compare_runs',
-           'told_table']
+           'write_run', 'is_lost', 'card_of', 'last_row', 'read_training', 'runs_in', 'told_runs', 'told_numbers',
+           'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in', 'open_questions', 'compare_runs']
 
 # %% ../nbs/13_runs.ipynb #3bd234ec
 import hashlib
@@ -62,13 +62,17 @@ def data_digest(
 
 
 def _sizes(folder: str, name: str) -> Iterator[tuple[str, int]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            inside = f"{name}/{entry.name}"
-            if entry.is_dir():
+    try:
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except PermissionError:  # lost+found of a disk
+        return
+    for entry in found:
+        inside = f"{name}/{entry.name}"
+        if entry.is_dir():
+            if not (entry.is_symlink() and f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(entry.path)}/")):  # a link to where it lies has no end
                 yield from _sizes(entry.path, inside)
-            elif entry.is_file():
-                yield inside, entry.stat().st_size
+        elif entry.is_file():
+            yield inside, entry.stat().st_size
 
 
 def key_of(
@@ -80,7 +84,7 @@ def key_of(
     return fingerprint(json.dumps([digests, counted], sort_keys=True))
 
 # %% ../nbs/13_runs.ipynb #06316ce9
-SILENCE = 120.0  # seconds without a sign of life, after which a run on another host is lost
+SILENCE = 120.0  # seconds without a sign of life, after which a run is lost
 
 
 def read_run(
@@ -90,9 +94,11 @@ def read_run(
     try:
         with open(os.path.join(folder, "run.json"), "rb") as file:
             run = json.loads(file.read())
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # none, or not ours to read
         return None
     except ValueError:
+        run = None
+    if not isinstance(run, dict) or "state" not in run:
         return {"state": "damaged", "folder": str(folder)}
     run["folder"] = str(folder)
     if run["state"] == "running" and is_lost(run):
@@ -113,23 +119,76 @@ def is_lost(
     run: dict[str, Any],  # that says it is running
 ) -> bool:
     "Has its process gone, or not given a sign of life for long?"
-    if run.get("host") == socket.gethostname():
-        return not os.path.exists(f"/proc/{run['pid']}") if os.path.isdir("/proc/self") else False
-    return time.time() - run.get("heartbeat", 0) > SILENCE
+    here = run.get("host") == socket.gethostname()
+    if here and os.path.isdir("/proc/self") and not os.path.exists(f"/proc/{run.get('pid')}"):
+        return True
+    return time.time() - run.get("heartbeat", time.time() if here else 0) > SILENCE  # also here: numbers of processes are used again
+
+# %% ../nbs/13_runs.ipynb #58db4bd9
+def card_of(
+    checkpoint: str | Path,
+) -> dict[str, Any]:  # empty: it has none
+    "What a checkpoint says of itself, without its tensors: it stands at the file's beginning."
+    try:
+        with open(checkpoint, "rb") as file:
+            header = json.loads(file.read(min(int.from_bytes(file.read(8), "little"), 1 << 28)))
+        return json.loads(header["__metadata__"]["card"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def last_row(
+    folder: str | Path,  # of a run
+) -> dict[str, float]:  # empty: nothing is logged yet
+    "The last whole line of metrics.csv."
+    try:
+        with open(os.path.join(folder, "metrics.csv"), "rb") as file:
+            names = file.readline().decode().strip().split(",")
+            file.seek(max(os.fstat(file.fileno()).st_size - 4096, file.tell()))
+            *lines, _ = file.read().decode(errors="replace").split("\n")
+        return {name: float(value) for name, value in zip(names, lines[-1].strip().split(",")) if value}
+    except (OSError, ValueError, IndexError):
+        return {}
+
+
+def read_training(
+    folder: str | Path,
+) -> dict[str, Any] | None:  # None: there is none
+    "A plain training, told like a run."
+    files = [os.path.join(folder, name) for name in ("last.json", "metrics.csv")]
+    signs = [os.stat(file).st_mtime for file in files if os.path.isfile(file)]
+    card, row = {}, last_row(folder)
+    try:
+        with open(files[0], "rb") as file:
+            card = json.loads(file.read())
+    except (OSError, ValueError):
+        pass
+    if not isinstance(card, dict) or "method" not in card or "step" not in card:
+        card = {}
+    if not card and "step" not in row:
+        return None
+    step, total = max(card.get("step", 0), int(row.get("step", 0))), card.get("total")
+    state = "finished" if total and card["step"] == total else "running" if time.time() - max(signs) < SILENCE else "stopped"
+    source = card.get("source") or {}
+    parameters = {"method": card.get("method"), "data": source.get("name"), "root": source.get("root"), "seed": card.get("seed")}
+    return {
+        "state": state, "folder": str(folder), "training": True, "step": step, "total": total, "seconds": card.get("seconds"), "measures": {"loss": row["loss"]} if "loss" in row else {},
+        "parameters": parameters, "recipe": card.get("recipe") or {}, "versions": card.get("versions") or {},
+    }  # fmt: skip
 
 
 def runs_in(
     root: str | Path,
-) -> list[dict[str, Any]]:  # as read_run gives them, sorted by folder
+) -> list[dict[str, Any]]:  # as read_run and read_training give them, sorted by folder
     "A run, the runs in a folder, and those one folder deeper."
-    if run := read_run(root):
+    if run := read_run(root) or read_training(root):
         return [run]
     found, pending = [], [(os.fspath(root), 2)]
     while pending:
         folder, depth = pending.pop()
         for name in sorted(_folders(folder)):
             inside = os.path.join(folder, name)
-            if run := read_run(inside):
+            if run := read_run(inside) or read_training(inside):
                 found.append(run)
             elif depth > 1:
                 pending.append((inside, depth - 1))
@@ -147,19 +206,39 @@ def _folders(folder: str) -> Iterable[str]:
 def told_runs(
     runs: list[dict[str, Any]],
 ) -> str:  # a line each
-    "State, name, time, and the first numbers of each run."
+    "State, name, time, how far it is, and the first numbers of each run."
     if not runs:
         return "no runs here"
-    rows = []
+    rows, top = [], os.path.commonpath([os.path.dirname(os.path.abspath(run["folder"])) for run in runs])
     for run in runs:
         seconds = run.get("seconds")
-        numbers = [f"{name} {value:.4g}" for name, value in (run.get("measures") or {}).items() if value is not None][:3]
-        said = (run.get("error") or "").split("\n")[0] if run["state"] in ("failed", "killed", "timed out") else ", ".join(numbers)
-        rows.append((run["state"], os.path.basename(run["folder"]), f"{seconds:.0f} s" if seconds else "", said[:110]))
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        error = (run.get("error") or "").split("\n")[0] if run["state"] in ("failed", "killed", "timed out") else ""
+        name = os.path.relpath(os.path.abspath(run["folder"]), top)
+        rows.append([run["state"], name, f"{seconds:.0f} s" if seconds else "", (error or ", ".join(told_numbers(run)))[:110]])
+    lines = [told_table(rows)]
+    code = code_digest() if any("digests" in run for run in runs) else ""
+    if older := sum("code" in run.get("digests", {}) and run["digests"]["code"] != code for run in runs):
+        lines.append(f"{older} of them {'is' if older == 1 else 'are'} of other code of xmodal than this")
     count = {state: sum(run["state"] == state for run in runs) for state in dict.fromkeys(run["state"] for run in runs)}
     return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(f'{n} {state}' for state, n in count.items())}"])
+
+
+def told_numbers(run: dict[str, Any]) -> list[str]:
+    "Where it is, if it is a training or not at its end; its first numbers."
+    open_, numbers, way = run["state"] not in ("finished", "waiting", "damaged"), run.get("measures") or {}, []
+    row = {"step": run["step"]} if "step" in run else last_row(run["folder"]) if open_ else {}
+    if "step" in row:
+        way = [f"step {row['step']:.0f}" + (f" of {run['total']}" if run.get("total") else "")]
+        numbers = {name: row[name] for name in ("loss",) if name in row} | numbers
+    return way + [f"{name} {value:.4g}" for name, value in numbers.items() if value is not None][:3]
+
+
+def told_table(
+    rows: list[list[str]],
+) -> str:
+    "A table for the terminal."
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 # %% ../nbs/13_runs.ipynb #ac1d8d4d
 def numbers_of(
@@ -183,20 +262,52 @@ def measures_of(
 
 
 def side(
-    folder: str | Path,  # of a run; of a sweep or of `xmodal demo` the results alone
+    folder: str | Path,  # of a run or a training; of a sweep or of `xmodal demo` the results alone
 ) -> dict[str, dict[str, Any]]:  # "what", "results" -> name -> value
-    "What is compared of a run. Raises FileNotFoundError if neither run.json nor results.json is there."
-    run, path = read_run(folder), Path(folder) / "results.json"
-    results = json.loads(path.read_text()) if path.is_file() else {}
+    "What is compared of a run. Raises FileNotFoundError if there is none."
+    run, results = read_run(folder) or read_training(folder), results_in(folder)
     if run is None and not results:
-        raise FileNotFoundError(f"{folder}: no run here: neither run.json nor results.json")
+        raise FileNotFoundError(f"{folder}: no run here: neither run.json nor last.json nor results.json" if os.path.isdir(folder) else f"{folder}: there is no such folder")
     run = run or {}
     what = {"notebook": re.sub(r".*/|-[0-9a-f]+\.ipynb$", "", run.get("notebook", "")), "state": run.get("state")}
     what |= {f"parameter {name}": value for name, value in run.get("parameters", {}).items() if name not in NOT_IN_KEY}
+    what |= {f"recipe {name}": value for name, value in leaves(run.get("recipe", {}))}
     what |= {f"{name} (digest)": digest[:12] for name, digest in run.get("digests", {}).items()}
     versions = run.get("versions") or results.get("provenance", {}).get("versions", {})
     what |= {f"version of {name}": version for name, version in versions.items()}
-    return {"what": what, "results": dict(numbers_of(results))}
+    numbers = {"step": run.get("step"), "loss": run["measures"].get("loss")} if run.get("training") else {}
+    return {"what": what, "results": numbers | dict(numbers_of(results))}
+
+
+def leaves(values: dict[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:  # "voxels.size", 0.1
+    "All values in nested objects."
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{name}{key}.")
+        else:
+            yield f"{name}{key}", value
+
+
+def results_in(folder: str | Path) -> dict[str, Any]:  # empty: there are none
+    "A run's results.json."
+    try:
+        found = json.loads((Path(folder) / "results.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def open_questions(
+    folder: str | Path,  # of a run
+) -> str:  # a sentence; nothing if its results are there
+    "Why a run has no results yet."
+    run = read_run(folder) or read_training(folder)
+    if run is None or run["state"] == "finished" and results_in(folder):
+        return ""
+    if run.get("training") and run["state"] == "finished":
+        return f"{folder} is not evaluated yet: xmodal evaluate {folder}"
+    way = f" at {told_numbers(run)[0]}" if run.get("training") else ""
+    return f"{folder} is not finished: {run['state']}{way}" + ("" if run.get("training") else ", it has no results yet")
 
 
 def compare_runs(
@@ -205,7 +316,8 @@ def compare_runs(
 ) -> list[list[str]]:  # rows of a table; the first is the heading
     "Everything that is not the same in two runs."
     first, second = side(a), side(b)
-    rows = [["", os.path.basename(os.path.normpath(a)), os.path.basename(os.path.normpath(b)), "difference"]]
+    names = [os.path.basename(os.path.abspath(folder)) for folder in (a, b)]
+    rows = [["", *(names if names[0] != names[1] else map(str, (a, b))), "difference"]]
     for part in ("what", "results"):
         for name in dict.fromkeys([*first[part], *second[part]]):
             x, y = first[part].get(name), second[part].get(name)
@@ -214,11 +326,3 @@ def compare_runs(
                 change = f"{y - x:+.4g}" + (f" ({(y - x) / abs(x):+.1%})" if x else "") if both else ""
                 rows.append([name, *("-" if value is None else f"{value:.6g}" if type(value) is float else str(value) for value in (x, y)), change])
     return rows
-
-
-def told_table(
-    rows: list[list[str]],
-) -> str:
-    "A table for the terminal."
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

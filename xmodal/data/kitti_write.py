@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ORIGIN', 'write_png', 'numbers', 'place', 'camera_names', 'write_calibration', 'write_moment', 'write_pose',
            'small_ids', 'write_camera_truth', 'write_point_truth', 'tracks_of', 'write_tracklets', 'write_frame',
-           'scan_bytes', 'write_kitti', 'write_classes']
+           'scan_bytes', 'write_kitti', 'scans_of', 'write_classes']
 
 # %% ../../nbs/data/02_kitti_write.ipynb #455861dc
 import re
@@ -275,7 +275,7 @@ def write_kitti(
 ) -> Path:  # root
     "Writes a dataset as KITTI raw recordings, one frame in memory at a time. Frames that are there already are not made again. Raises BadData for what KITTI cannot say, and if the folder holds another dataset."
     root, places = Path(root), place(dataset.ids)
-    scans = [root / drive / f"velodyne_points/data/{number}.bin" for drive, number in places]
+    scans = scans_of(dataset.ids, root)
     done = [scan.is_file() for scan in scans]
     if any(done):  # one frame tells whether it is ours that we go on with
         first = done.index(True)
@@ -292,6 +292,21 @@ def write_kitti(
     for drive in dict.fromkeys(drive for drive, _ in places):
         write_tracklets(root / drive)
     return root
+
+
+def scans_of(
+    ids: list[str],  # frame ids of a dataset
+    root: str | Path,
+) -> list[Path]:  # one a frame, there or not
+    "Where the scans go. Raises BadData for a folder that has none of them but holds anything else: nothing is ever written into other recordings."
+    root, places = Path(root), place(ids)
+    scans = [root / drive / f"velodyne_points/data/{number}.bin" for drive, number in places]
+    if root.is_dir() and not any(scan.is_file() for scan in scans):
+        days = {Path(drive).parts[0] for drive, _ in places}
+        others = [path for path in sorted(root.iterdir()) if path.name not in days and not path.name.startswith(".")]
+        if found := next(iter(others), None) or next(root.glob("*/*/velodyne_points/data/*.bin"), None):
+            raise BadData(root, f"it holds something else ({found.relative_to(root)}): nothing is written into it", "choose a folder that is empty or not there yet")
+    return scans
 
 
 def write_classes(

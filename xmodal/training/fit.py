@@ -9,6 +9,7 @@ __all__ = ['Optimisation', 'Machine', 'learning_rate', 'make_optimizer', 'make_o
 
 # %% ../../nbs/training/02_fit.ipynb #a7553c0c
 import csv
+import io
 import json
 import math
 import signal
@@ -24,6 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..collapse import CollapseWatch
+from ..files import write_whole
 from ..frame import BadData
 from ..progress import Progress
 from .batches import Batches
@@ -203,10 +205,12 @@ class Log:
             return {str(BadData(**row)) for row in csv.DictReader(file)}
 
     def _write_all(self) -> None:
-        with open(self.metrics, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
+        "As a whole: other processes read it at the same time."
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_whole(self.metrics, text.getvalue())
 
     def write(self, **values: float) -> None:
         "One line; `step` is among the values."

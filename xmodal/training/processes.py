@@ -40,15 +40,17 @@ def join(
     precision: str,  # see Fabric
     patience: float,  # seconds that processes wait for each other
 ) -> Any:  # Fabric
-    "Meet the other processes: NCCL between GPUs, gloo otherwise."
+    "Meet the other processes: NCCL between GPUs, gloo otherwise. Raises BadData if there are more processes than GPUs."
     from lightning.fabric import Fabric
-    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning.fabric.strategies import DDPStrategy
 
     _, count = place()
-    if count == 1:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    if count == 1:  # said to Fabric, which otherwise would take the tasks of a Slurm job for processes
+        return Fabric(accelerator=accelerator, devices=1, precision=precision, plugins=LightningEnvironment())
     here = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if accelerator in ("auto", "cuda") and 0 < torch.cuda.device_count() < here:
+        raise BadData("training", f"{here} processes on a machine with {torch.cuda.device_count()} GPUs", f"torchrun --nproc-per-node {torch.cuda.device_count()}")
     if here == count and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing has to leave this machine, and its name need not be known to it
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # each process would say hello

@@ -212,7 +212,8 @@ dd { margin: 0; overflow-wrap: anywhere }
 @media print {
   :root { color-scheme: light; --ground: #fff; --card: #fff; --ink: #000; --muted: #444; --line: #bbb; --accent: #004c78; --shade: #f2f2f2 }
   body { font-size: 11pt } main { max-width: none; padding: 0 } h2 { break-after: avoid; margin-top: 28px }
-  figure, .headline, tr { break-inside: avoid } * { print-color-adjust: exact } }
+  figure, .headline, tr, p, li { break-inside: avoid } section > p { break-after: avoid } * { print-color-adjust: exact }
+  .table { display: block; width: fit-content; overflow: visible } th, td { padding: 3px 8px; font-size: 9pt } td.n { white-space: nowrap } code { font-size: 8pt } }
 """
 POLICY = "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; worker-src blob:; font-src data:"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..progress import duration
-from ..runs import NOT_IN_KEY, read_run, runs_in
+from ..runs import NOT_IN_KEY, read_run, runs_in, told_numbers
 from ..sweep_report import curve_of
 
 COLOURS = {"waiting": "#8a8f98", "running": "#1f77d0", "finished": "#2a9d57", "stopped": "#b7791f", "timed out": "#b7791f"}  # all others have gone wrong
@@ -79,21 +79,21 @@ def row_of(
     values = run.get("parameters", {})
     steps, losses = curve_of(folder, 60)
     told = progress_of(folder)
+    if run.get("training") and run["total"]:  # without a log: `xmodal pretrain`
+        told = run["step"], run["total"], ""
     done = max([*steps[-1:], *(told[:1] if told else [])], default=None)
     way = "" if done is None else f"{done:,}" + (f" / {told[1]:,}" if told else "")
     if told:
         share = 100 if state == "finished" else 100 * done / max(told[1], 1)
         way = f'<span class="bar"><span style="width:{share:.0f}%"></span></span>{way}' + (f"<small>{escape(told[2])}</small>" if state == "running" else "")
-    numbers = [f"<b>{value:.4g}</b> {escape(name)}" for name, value in (run.get("measures") or {}).items() if value is not None][:3]
-    if not numbers and losses:
-        numbers = [f"<b>{losses[-1]:.4g}</b> loss"]
+    numbers = [escape(text) for text in told_numbers(run) if not text.startswith("step ")]  # those stand in a column of their own
     error = "" if state in ("finished", "running", "waiting") else (run.get("error") or "").strip().split("\n")[0]
-    told_numbers = f'<span title="{escape(error)}">{escape(error[:90])}</span>' if error else ", ".join(numbers)
+    result = f'<span title="{escape(error)}">{escape(error[:90])}</span>' if error else " · ".join(numbers)
     cells = [
         f'<span class="state" style="background:{COLOURS.get(state, "#c0392b")}">{escape(state)}</span>',
         f'<span title="{escape(folder)}">{escape(os.path.basename(folder))}</span>',
         *(escape(str(values.get(name, ""))) for name in names),
-        way, sparkline(losses), told_numbers, duration(run["seconds"]) if run.get("seconds") else "",
+        way, sparkline(losses), result, duration(run["seconds"]) if run.get("seconds") else "",
     ]  # fmt: skip
     return "".join(f"<td>{cell}</td>" for cell in cells)
 
@@ -157,7 +157,7 @@ def resume(
     given = {"OMP_NUM_THREADS": run.get("threads"), "CUDA_VISIBLE_DEVICES": run.get("gpu")}  # where it was
     env = os.environ | {name: value for name, value in given.items() if value is not None}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the run's log.txt has it
-    return subprocess.Popen([sys.executable, "-m", "xmodal.sweep", str(Path(folder).resolve())], env=env, start_new_session=True, **quiet)
+    return subprocess.Popen([sys.executable, "-m", "xmodal.worker", str(Path(folder).resolve())], env=env, start_new_session=True, **quiet)
 
 # %% ../../nbs/viz/07_runs.ipynb #8d251b1a
 CODE = """
@@ -222,7 +222,7 @@ class RunsView:
             for run in runs:
                 made_of = json.dumps(run, sort_keys=True), *(_stamp(f"{run['folder']}/{name}") for name in ("metrics.csv", "log.txt"))
                 if made_of != self.told.get(run["folder"], (None,))[0]:
-                    act = {"waiting": "start", "running": "stop", "finished": "", "damaged": ""}.get(run["state"], "resume")
+                    act = {"waiting": "start", "running": "stop", "finished": "", "damaged": ""}.get(run["state"], "resume") if "training" not in run else ""
                     self.told[run["folder"]] = made_of, row_of(run, names), act
                     news["rows"].append((run["folder"], *self.told[run["folder"]][1:]))
             if known != order or "heading" in news:

@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['checked', 'similarity', 'cells', 'point_to_image', 'pixel_to_points', 'pooled', 'superpixel_of_points',
            'point_to_superpixels', 'FeatureColors', 'fit_colors', 'Viewpoint', 'behind', 'draw_cloud', 'Query', 'ask',
-           'heat_shade', 'draw_heat', 'mark_pixel', 'panels', 'similarity_figure', 'compare_figure', 'pca_figure']
+           'heat_scale', 'heat_shade', 'draw_heat', 'mark_pixel', 'panels', 'similarity_figure', 'compare_figure',
+           'queries_figure', 'pca_figure']
 
 # %% ../../nbs/viz/02_similarity.ipynb #3e95cb19
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,16 +300,22 @@ def _point_at(frame: Frame, camera: int, pixel: tuple[float, float], reach: floa
     return frame.points[seen[distance.argmin()]] if distance.min(initial=np.inf) < reach * size[1] else None
 
 # %% ../../nbs/viz/02_similarity.ipynb #555077ac
+def heat_scale(
+    queries: Iterable[Query],
+) -> tuple[float, float]:  # similarity at either end of the colours
+    "One for all of them, so that the same colour is the same similarity. The colours end at the largest 99.9 % quantile of pixels and of points, and begin so far below the smallest 30 % quantile that what lies there still stands out from the ground."
+    low, high = np.array([np.quantile(values, [0.3, 0.999]) for query in queries for values in (query.heat, query.points)]).T
+    low, high = low.min() - 0.2 * (high.max() - low.min()), high.max()
+    return float(low), float(max(high, low + 1e-3))
+
+
 def heat_shade(
     query: Query,
-    stretched: bool = True,  # False: colours from 0 to 1
+    scale: tuple[float, float] | None = None,  # similarity at either end of the colours; None: `heat_scale` of this query
     theme: str = "dark",
 ) -> Shade:  # of the points
-    "Similarity as a shade, one for image and cloud. Stretched, the colours end at the 99.9 % quantile of both, and begin so far below the 30 % quantile that what lies there still stands out from the ground."
-    low, high = np.quantile(np.r_[query.heat.ravel(), query.points], [0.3, 0.999]) if stretched else (0.0, 1.0)
-    low -= 0.2 * (high - low) if stretched else 0.0
-    cmap = "magma" if theme == "dark" else "magma_r"
-    return Shade(query.points, "similarity, (1 + cos) / 2", cmap, float(low), float(max(high, low + 1e-3)))
+    "Similarity as a shade, one for image and cloud."
+    return Shade(query.points, "similarity, (1 + cos) / 2", "magma" if theme == "dark" else "magma_r", *(scale or heat_scale([query])))
 
 
 def draw_heat(
@@ -353,13 +361,13 @@ def similarity_figure(
     pixel_features: Any,  # (h, w, D) of that camera's image
     pixel: tuple[float, float] | None = None,  # u, v: the query, or
     point: int | None = None,  # row of frame.points: the query
-    stretched: bool = True,  # the colours cover the values that occur; False: 0 to 1
+    scale: tuple[float, float] | None = None,  # similarity at either end of the colours; None: what occurs
     theme: str = "dark",  # "dark", "light"
     title: str | None = None,
 ) -> Any:  # matplotlib Figure
     "One query, image and cloud: what was clicked, which pixels and which points resemble it. Raises ValueError if anything does not fit."
     query = ask(frame, camera, point_features, pixel_features, pixel, point)
-    view, shade = frame.cameras[camera], heat_shade(query, stretched, theme)
+    view, shade = frame.cameras[camera], heat_shade(query, scale, theme)
     fig, (photo, heat), cloud, shape = panels(view.image, theme)
     show_image(photo, view.image)
     mark_pixel(photo, query.uv)
@@ -379,26 +387,38 @@ def compare_figure(
     features: dict[str, tuple[Any, Any]],  # name: point features (N, D), pixel features (h, w, D); "trained", "random"
     pixel: tuple[float, float] | None = None,  # u, v: the query, or
     point: int | None = None,  # row of frame.points: the query
-    stretched: bool = True,  # each row's colours cover its own values; False: 0 to 1
     theme: str = "dark",
 ) -> Any:  # matplotlib Figure
-    "The same query asked of several networks, one row each: heat map and cloud. Raises ValueError if anything does not fit."
-    queries = {name: ask(frame, camera, *both, pixel, point) for name, both in features.items()}
-    view = frame.cameras[camera]
+    "The same query asked of several networks, one row each: heat map and cloud, all on one scale. Raises ValueError if anything does not fit."
+    return queries_figure(frame, camera, {name: ask(frame, camera, *both, pixel, point) for name, both in features.items()}, theme=theme)
+
+
+def queries_figure(
+    frame: Frame,
+    camera: int,
+    queries: dict[str, Query],  # name of a network: its answer
+    scale: tuple[float, float] | None = None,  # similarity at either end of the colours; None: `heat_scale` of all
+    theme: str = "dark",
+    colors: dict[str, Any] | None = None,  # name -> colour of a bar beside its row
+) -> Any:  # matplotlib Figure
+    "A row a query: heat map and cloud."
+    view, scale = frame.cameras[camera], scale or heat_scale(queries.values())
     aspect = view.size[1] / view.size[0]
     wide, tall = max(7.2, 2.6 * aspect), 3.3
     fig = picture(wide + 6.4, (tall + 0.6) * len(queries), theme)
     axes = fig.subplots(len(queries), 2, squeeze=False, width_ratios=[wide, 5.6])
     for (heat, cloud), (name, query) in zip(axes, queries.items()):
-        shade = heat_shade(query, stretched, theme)
+        shade = heat_shade(query, scale, theme)
         draw_heat(heat, view.image, query.heat, shade, theme)
         mark_pixel(heat, query.uv)
         draw_cloud(cloud, frame, shade, query.xyz, camera, theme, 5.6 / tall)
         heading(heat, name, f"{query.name} against all pixels and all points, {frame.id}", theme)
+        if colors and name in colors:
+            heat.plot([-0.008, -0.008], [0, 1], transform=heat.transAxes, lw=5, color=colors[name], clip_on=False, solid_capstyle="butt", scalex=False, scaley=False)
         explain(cloud, shade, theme)
     return fig
 
-
+# %% ../../nbs/viz/02_similarity.ipynb #488f3075
 def pca_figure(
     frame: Frame,
     camera: int,

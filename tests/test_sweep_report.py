@@ -1,0 +1,64 @@
+"The page of a sweep: the same query asked of its networks, and what is said where that cannot be done."
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from xmodal.data.datasets import Subset, open_dataset
+from xmodal.data.kitti_write import write_kitti
+from xmodal.data.street import Street
+from xmodal.experiments import write_json
+from xmodal.methods.ppkt import PPKTRecipe
+from xmodal.pretrain import pretrain
+from xmodal.sweep_report import summarise
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "Two networks of two seeds, trained for a step, as a sweep leaves them; and their recordings."
+    out = tmp_path_factory.mktemp("sweep")
+    world = out.parent / "world"
+    write_kitti(Street(frames=4, seed=2, cameras=1, size=(64, 208), beams=16, samples=1, frames_per_drive=2), world)
+    recipe = PPKTRecipe.small()
+    recipe.pairs, recipe.optimisation.epochs, recipe.network = 64, 1, {"planes": (8,) * 8}
+    made = []
+    for seed in range(2):
+        folder = out / f"pretrain_seed{seed}-0"
+        pretrain("ppkt", Subset(open_dataset("kitti", world), [0, 1]), folder, recipe, seed, source={"name": "kitti", "root": str(world)})
+        for name in ("similarity", "pca"):
+            (folder / "figures").mkdir(exist_ok=True)
+            Image.fromarray(np.full((40, 120, 3), 99 * seed, np.uint8)).save(folder / f"figures/{name}.png")
+        figures = [{"title": name, "file": f"figures/{name}.png"} for name in ("similarity", "pca")]
+        write_json(folder / "results.json", {"title": "T", "summary": "S", "provenance": {}, "figures": figures})
+        run = {"folder": str(folder), "notebook": "notebooks/pretrain-0.ipynb", "source": "pretrain.ipynb", "stage": 0, "varied": {"seed": seed}, "after": None, "state": "finished"}
+        made.append(run | {"parameters": {"seed": seed}, "given": ["seed"], "measures": {"loss": 1.0}, "seconds": 1.0, "digests": {"code": "ab"}, "cwd": "/"})
+    return made, world
+
+
+def test_the_same_query_of_all_runs(runs, monkeypatch):
+    import xmodal.viz.similarity as similarity
+
+    asked, figure = [], similarity.queries_figure
+    monkeypatch.setattr(similarity, "queries_figure", lambda frame, camera, queries, scale, *how: asked.append((frame.id, queries, scale)) or figure(frame, camera, queries, scale, *how))
+    made, _ = runs
+    out = Path(made[0]["folder"]).parent
+    files = [figure["file"] for figure in summarise(out, made)["figures"]]
+    assert files == ["figures/learning_curves.png", "figures/query.jpg", "figures/same_query_1.jpg", "figures/pca.jpg"]  # not the maps that each run has on a scale of its own
+    assert all((out / name).is_file() for name in files)
+    ((_, queries, (low, high)),) = asked
+    assert list(queries) == ["seed 0", "seed 1", "ppkt, random weights"] and len({tuple(query.uv) for query in queries.values()}) == 1
+    assert low < min(query.points.min() for query in queries.values()) + 0.2 and high <= 1.001
+
+
+def test_recordings_that_are_gone(runs):
+    made, world = runs
+    world.rename(world.with_name("elsewhere"))
+    try:
+        out = Path(made[0]["folder"]).parent
+        results = summarise(out, made)
+    finally:
+        world.with_name("elsewhere").rename(world)
+    assert [figure["file"] for figure in results["figures"]] == ["figures/learning_curves.png", "figures/similarity.jpg", "figures/pca.jpg"]
+    assert results["appendix"][0]["title"] == "No similarity maps" and str(world) in results["appendix"][0]["text"]
+    assert "No similarity maps" in (out / "report.html").read_text()
