@@ -174,6 +174,69 @@ def test_ctrl_c(capsys, monkeypatch):
     assert capsys.readouterr().err == "xmodal: stopped; what is done is kept, give the same command again to go on\n"
 
 
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    "For `xmodal evaluate runs/x`: its folder, what each measure raises instead of taking time, and a training to a step."
+    import torch
+
+    from xmodal import experiments
+    from xmodal.results import state_of
+    from xmodal.training.checkpoint import save
+
+    run_folder, raised = tmp_path / "runs/x", {}
+
+    def measure(notebook, out, parameters):
+        out.mkdir(parents=True, exist_ok=True)
+        if error := raised.get(notebook.stem):
+            raise error
+        results = {"title": notebook.stem, "summary": "", "headlines": [], "measures": {f"{notebook.stem}, score": 1.0}, "provenance": state_of(parameters["checkpoint"])}
+        experiments.write_json(out / "results.json", results)
+        return results
+
+    def train(step):
+        return save(run_folder / "last.safetensors", {"weight": torch.full((2,), float(step))}, {"method": "slidr", "step": step, "seed": 0})
+
+    monkeypatch.setattr(experiments, "run", measure)
+    monkeypatch.setattr(cli, "trained", lambda folder, *_: (folder / "last.safetensors", {"method": "slidr", "seed": 0}, {"name": "kitti"}))
+    train(100)
+    return run_folder, raised, train
+
+
+@pytest.mark.parametrize("sign", ["run.json", "results.json"])
+def test_evaluate_keeps_what_a_run_has_left(sign, measured, capsys):
+    folder, *_ = measured
+    own = '{"title": "Pre-training", "summary": "", "state": "finished", "measures": {"loss at the end": 2.5}, "provenance": {}}'
+    (folder / sign).write_text(own)
+    for _ in range(2):
+        assert cli.main("evaluate runs/x".split()) == 0
+        assert "report: runs/x/evaluation/report.html" in capsys.readouterr().out
+    assert (folder / sign).read_text() == own and {path.name for path in folder.iterdir()} == {sign, "last.json", "last.safetensors", "evaluation"}
+    assert "What x has learned" in (folder / "evaluation/report.html").read_text()
+
+
+def test_evaluate_combines_one_state_of_the_checkpoint(measured, capsys):
+    folder, _, train = measured
+    assert cli.main("evaluate runs/x --measures probe finetune".split()) == 0
+    assert "report: runs/x/report.html" in capsys.readouterr().out
+    train(200)
+    assert cli.main("evaluate runs/x".split()) == 0
+    assert "left out: finetune was measured at step 100, the checkpoint is at step 200: measure it again" in capsys.readouterr().out
+    assert json.loads((folder / "results.json").read_text())["measures"] == {"probe, score": 1.0}
+    assert cli.main("evaluate runs/x --measures finetune".split()) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert set(json.loads((folder / "results.json").read_text())["parts"]) == {"probe", "finetune"}
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 2)])
+def test_a_measure_that_is_stopped_leaves_the_one_before(error, code, measured):
+    folder, raised, _ = measured
+    assert cli.main("evaluate runs/x".split()) == 0
+    before = (folder / "probe/results.json").read_text()
+    raised["probe"] = error
+    assert cli.main("evaluate runs/x".split()) == code
+    assert (folder / "probe/results.json").read_text() == before
+
+
 def test_help_loads_nothing_heavy():
     code = """
 import sys

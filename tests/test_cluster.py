@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +128,56 @@ def test_no_scheduler(prepare, tmp_path, dask):
     until(lambda: now(found[0])["state"] == "stopped")
 
 
+def test_ctrl_c_does_not_wait_for_a_run_that_no_worker_has(prepare, tmp_path, dask):
+    found = prepare(["seed=0,1", "steps=400", "pause=0.05"])
+    dask("scheduler", "--port", "0")
+    doomed = dask(*WORKER)
+    with cluster(address(tmp_path)) as client:
+        crew = Tasks(client)
+        crew.give(found[0])
+        until(lambda: steps_of(found[0]))
+        doomed.kill()  # its run is given to the next worker, and there is none
+        until(lambda: not client.nthreads())
+        crew.give(found[1])
+        thread = threading.Thread(target=crew.end, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        until(lambda: now(found[0])["state"] == "stopped")
+        dask(*WORKER)
+        until(lambda: client.nthreads())
+        time.sleep(1)
+        assert now(found[1])["state"] == "waiting" and now(found[0])["attempts"] == 1  # taken back
+
+
+def test_ctrl_c_stops_what_a_worker_has_begun(prepare, tmp_path, dask):
+    found = prepare(["steps=400", "pause=0.05"])
+    dask("scheduler", "--port", "0")
+    dask(*WORKER)
+    with cluster(address(tmp_path)) as client:
+        crew = Tasks(client)
+        crew.give(found[0])
+        until(lambda: steps_of(found[0]))
+        crew.end()
+        assert now(found[0])["state"] == "stopped" and len(steps_of(found[0])) < 400
+
+
+def test_trouble_of_a_run_is_not_the_schedulers(prepare, monkeypatch, capsys):
+    import distributed
+
+    def no_memory(env):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr("xmodal.cluster.Worker", no_memory)
+    found = prepare(["seed=0,1"])
+    with distributed.Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+        runner = Runner(found, [], 1)
+        runner.crew = Tasks(client)
+        runner.carry_out()
+    said = capsys.readouterr().out
+    assert said.count("running  ") == 4 and "OSError: [Errno 12] Cannot allocate memory; it is tried again" in said, said
+
+
 # --- Slurm's scripts, under stand-ins
 
 
@@ -137,10 +188,12 @@ def slurm(tmp_path, monkeypatch):
     commands.mkdir()
     bodies = {
         "scontrol": '[ "$1" != show ] || printf "node7\\nnode8\\n"',
-        "srun": f'shift; [ "$1" != {sys.executable} ] || exec bash "{tmp_path}/step"',
+        # as the real one: on SIGTERM it kills its step, other signals it passes on
+        "srun": f'shift; [ "$1" = {sys.executable} ] || exit 0\nbash "{tmp_path}/step" & echo $! > "{tmp_path}/step.pid"\ntrap "kill -KILL $!" TERM; trap "kill -USR1 $!" USR1\n'
+        "while wait $!; code=$?; kill -0 $! 2>/dev/null; do :; done; exit $code",
         "sbatch": f'[ "$1" != --test-only ] || {{ cat > "{tmp_path}/tried.sh"; exit; }}\ncp "$1" "{tmp_path}/$$.sh"\nsetsid bash "{tmp_path}/$$.sh" > "{tmp_path}/$$.log" 2>&1 &\n'
         f'echo $! >> "{tmp_path}/submitted"\necho Submitted batch job $!',
-        "scancel": "kill -TERM -- -$1",
+        "scancel": f'if [ "$1" = --signal=TERM ]; then kill -TERM "$(cat "{tmp_path}/step.pid")"; else kill -TERM -- "-$1"; fi',  # steps alone; the job
     }
     for name, body in bodies.items():
         (commands / name).write_text(f'#!/bin/bash\necho {name} "$@" >> "{tmp_path}/calls"\n{body}\n')
@@ -194,6 +247,32 @@ def test_scancel_ends_it_for_good(prepare, tmp_path, slurm):
     assert job.wait(60) == 1 and [now(run)["state"] for run in found] == ["stopped", "waiting"] and calls(tmp_path) == []
 
 
+WORKER_OF_ITS_OWN = """#!/bin/bash
+trap : TERM  # it is nearly done, and ends well
+echo began $3 >> "{calls}"
+while ! [ -e "{calls}.go" ]; do sleep 0.05; done
+exit 0
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_while_a_run_ends_well(number, tmp_path, slurm, monkeypatch):
+    "The run that follows it is left: it is not forgotten."
+    path = tmp_path / "a python"
+    path.write_text(WORKER_OF_ITS_OWN.format(calls=tmp_path / "calls"))
+    path.chmod(0o755)
+    monkeypatch.setattr("xmodal.cluster.sys", SimpleNamespace(executable=str(path)))
+    text = slurm_array([{"folder": "/r/a-1", "after": None}, {"folder": "/r/b-2", "after": "a-1"}], tmp_path)
+    job = slurm(text)
+    until(lambda: calls(tmp_path))
+    job.send_signal(number)
+    time.sleep(0.3)
+    (tmp_path / "calls.go").touch()
+    code, again = job.wait(30), ["scontrol requeue 70_0"] if number == signal.SIGUSR1 else []
+    assert calls(tmp_path) == ["began /r/a-1", *again] and (again or code == 1)
+    assert slurm(text).wait(30) == 0 and calls(tmp_path)[-2:] == ["began /r/a-1", "began /r/b-2"]
+
+
 def test_a_training_over_two_nodes(tmp_path, slurm):
     text = slurm_training(["xmodal", "pretrain", "slidr", "--out", "a b"], tmp_path, nodes=2, processes=8, time="24:00:00", gpus_per_node="a100:8")
     options = sbatch_options(text)
@@ -201,15 +280,15 @@ def test_a_training_over_two_nodes(tmp_path, slurm):
     (tmp_path / "step").write_text(f"trap 'echo saved >> \"{tmp_path}/calls\"; exit 1' TERM\necho cores $SRUN_CPUS_PER_TASK >> '{tmp_path}/calls'\ntouch '{tmp_path}/began'\nwhile :; do sleep 0.05; done")
     job = slurm(text)
     until((tmp_path / "began").exists)
-    job.send_signal(signal.SIGTERM)  # Slurm tells srun itself, too: the script only waits
+    job.send_signal(signal.SIGTERM)  # Slurm tells the steps itself, too: the script only waits
     time.sleep(0.3)
     assert job.poll() is None and "saved" not in calls(tmp_path)
     job.send_signal(signal.SIGUSR1)
     job.wait(30)
     step = f"{sys.executable} -m torch.distributed.run --nnodes 2 --rdzv-backend c10d --rdzv-id 77 --rdzv-endpoint node7:20077 --nproc-per-node 8 --shutdown-timeout 90 --no-python xmodal pretrain slidr --out a b"
-    assert calls(tmp_path) == ["scontrol show hostnames node[7-8]", f"srun --kill-on-bad-exit=0 {step}", "cores 32", "saved", "scontrol requeue 77"]
+    assert calls(tmp_path) == ["scontrol show hostnames node[7-8]", f"srun --kill-on-bad-exit=0 {step}", "cores 32", "scancel --signal=TERM 77", "saved", "scontrol requeue 77"]
     (tmp_path / "step").write_text("exit 0")
-    assert slurm(text).wait(30) == 0 and len(calls(tmp_path)) == 7  # not queued again
+    assert slurm(text).wait(30) == 0 and len(calls(tmp_path)) == 8  # not queued again
     with pytest.raises(ValueError, match="did you mean 'partition'"):
         slurm_training(["xmodal"], tmp_path, partitoin="gpu")
 
@@ -349,6 +428,8 @@ def stand_in_for_mlflow(monkeypatch, told):
 
         def log_batch(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
             assert len(metrics) <= 1000 and len(params) <= 100
+            for key, *_ in [*metrics, *params]:
+                assert re.fullmatch(r"[/\w.\- ]+", key), f'Invalid value "{key}" for parameter \'name\' supplied'
             told.extend([*metrics, *params])
 
         def set_terminated(self, run_id, status=None, end_time=None):
@@ -376,13 +457,34 @@ def test_mirror_follows_a_run(tmp_path, monkeypatch):
     until(lambda: ("loss", 3.0, 10) in told)
     with open(folder / "metrics.csv", "a") as file:
         file.write(".5\n")
-    (folder / "results.json").write_text(json.dumps({"measures": {"recall": 0.5}}))
+    (folder / "results.json").write_text(json.dumps({"measures": {"recall@10, points to pixels": 0.5}}))
     a_run(folder, "finished")
     thread.join(10)
     assert counts == [3] and told[0] == f"sqlite:///{tmp_path}/sweep/mlflow-files/mlflow.db" and ("method", "slidr") in told
-    assert told[-3:] == [("loss", 2.5, 20), ("result.recall", 0.5, 0), ("tiny_seed3-aa in 1", "FINISHED")]
+    assert told[-3:] == [("loss", 2.5, 20), ("result.recall_10_ points to pixels", 0.5, 0), ("tiny_seed3-aa in 1", "FINISHED")]
     assert mirror(folder, "mlflow") == 0  # goes on: no second run, nothing twice
     assert told[-3] == ("tiny_seed3-aa in 1", "RUNNING") and told[-1] == ("tiny_seed3-aa in 1", "FINISHED")
+
+
+def test_mirror_is_interrupted(tmp_path, monkeypatch):
+    "Whatever ends it while it tells something: Ctrl-C is no traceback, and the next attempt goes on in the same run."
+    told, folder = [], a_run(tmp_path / "sweep/tiny_seed3-aa")
+    stand_in_for_mlflow(monkeypatch, told)
+    (folder / "metrics.csv").write_text("step,loss\n0,4.0\n")
+    client, works = sys.modules["mlflow"].MlflowClient, sys.modules["mlflow"].MlflowClient.log_batch
+    for trouble in (KeyboardInterrupt(), ConnectionError("the server is away")):
+
+        def fails(self, run_id, metrics=(), params=(), trouble=trouble):
+            if metrics:
+                raise trouble
+
+        monkeypatch.setattr(client, "log_batch", fails)
+        with contextlib.nullcontext() if isinstance(trouble, KeyboardInterrupt) else pytest.raises(ConnectionError):
+            assert mirror(folder, "mlflow") == 0
+    monkeypatch.setattr(client, "log_batch", works)
+    assert mirror(folder, "mlflow", follow=False) == 1
+    assert json.loads((folder / "tracking.json").read_text()) == {"mlflow": {"step": 0, "id": "tiny_seed3-aa in 1"}}
+    assert told.count(("tiny_seed3-aa in 1", "RUNNING")) == 2  # the first made it, the others took it up
 
 
 @pytest.mark.parametrize("to", ["mlflow", "wandb"])
@@ -408,12 +510,13 @@ def test_mirror_with_the_real_package(to, tmp_path):
     package = pytest.importorskip(to, reason=f"needs {to} itself: pip install -e '.[tracking]'")
     folder = a_run(tmp_path / "sweep/tiny_seed3-aa", "finished")
     (folder / "metrics.csv").write_text("step,loss\n0,4.0\n10,3.0\n")
-    (folder / "results.json").write_text(json.dumps({"measures": {"recall": 0.5}}))
+    (folder / "results.json").write_text(json.dumps({"measures": {"recall@10, points to pixels": 0.5, "rotation [°], mean ± std": 2.0}}))
     assert mirror(folder, to) == 2 and mirror(folder, to) == 0
     if to == "mlflow":
         client = package.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/sweep/mlflow-files/mlflow.db")
         (found,) = client.search_runs([client.get_experiment_by_name("sweep").experiment_id])
-        assert found.data.metrics == {"loss": 3.0, "result.recall": 0.5} and found.data.params["seed"] == "3" and found.info.status == "FINISHED"
+        assert found.data.metrics == {"loss": 3.0, "result.recall_10_ points to pixels": 0.5, "result.rotation ____ mean _ std": 2.0}
+        assert found.data.params["seed"] == "3" and found.info.status == "FINISHED"
     else:
         assert list((tmp_path / "sweep/wandb-files").glob("wandb/offline-run-*/*.wandb"))
 
@@ -445,6 +548,19 @@ def test_stop_and_resume(prepare):
     until(lambda: ">finished<" in heard[-1]["rows"][-1][1] if heard[-1]["rows"] else False)
     press("hide")
     until(lambda: not any("_keep_looking" in thread.name for thread in threading.enumerate()), 10)
+    view.close()
+
+
+def test_the_table_survives_a_file_that_is_not_what_it_should_be(tmp_path):
+    for name in "ab":
+        (a_run(tmp_path / name, "finished") / "metrics.csv").write_text("step,loss\n1,4.0\n2,3.0\n")
+    view, heard = RunsView(tmp_path, every=0.05), []
+    view.send = lambda news, buffers=None: heard.append(news)
+    (tmp_path / "b/metrics.csv").write_text("step,loss\none,4.0\ntwo,3.0\n")
+    view._hear(None, {"act": "show"}, [])
+    until(lambda: heard and "ValueError" in heard[-1]["said"], 10)  # not in silence
+    (tmp_path / "b/metrics.csv").write_text("step,loss\n1,4.0\n2,1.0\n")
+    until(lambda: heard[-1]["said"] == "2 runs: 2 finished" and len(heard[-1]["rows"]) == 2, 10)  # all of it, also what was read before the trouble
     view.close()
 
 

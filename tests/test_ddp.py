@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,7 +29,8 @@ from xmodal.data.street import Street  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
 from xmodal.methods.depthcontrast import DepthContrast  # noqa: E402
 from xmodal.methods.slidr import SLidR  # noqa: E402
-from xmodal.pretrain import pretrain, recipes  # noqa: E402
+from xmodal.evaluation.kept import weights_digest  # noqa: E402
+from xmodal.pretrain import method_class, pretrain, recipes  # noqa: E402
 from xmodal.training.checkpoint import load  # noqa: E402
 from xmodal.training.fit import Machine, Optimisation  # noqa: E402
 
@@ -123,6 +125,35 @@ def in_both(folder):
     (folder / f"report{rank}.json").write_text(json.dumps(report))
 
 
+METHODS = ("ppkt", "simipu", "pointcontrast", "nclr")  # besides the two above
+# PPKT, SimIPU, PointContrast and NCLR draw negatives from the frames of one process: no doubled batch gives the same loss
+
+
+def two_steps(name, folder):
+    """Two steps of a method, small. What its weights are after each."""
+    recipe, seen = recipes(name)["small"](), []
+    recipe.optimisation = replace(recipe.optimisation, epochs=1, batch_size=1)
+    recipe.voxels = replace(recipe.voxels, size=0.8)
+    if name == "nclr":
+        recipe.size, recipe.sampled = (96, 320), 256
+    kind, ends = method_class(name)[0], method_class(name)[0].end_step
+
+    def end(method):
+        ends(method)
+        seen.append(weights_digest(method))
+
+    with patch.object(kind, "end_step", end):
+        pretrain(name, World(), folder / name, recipe, superpixels=folder / "superpixels", machine=Machine(accelerator="cpu", log_every=1), stop_after=2)
+    return seen
+
+
+def each_method(folder):
+    """What each of two processes runs."""
+    torch.set_num_threads(1)
+    seen = {name: two_steps(name, folder) for name in METHODS}
+    (folder / f"seen{os.environ['RANK']}.json").write_text(json.dumps(seen))
+
+
 def stop_second_process(method, done):
     if os.environ["RANK"] == "1" and done == 1 / STEPS:
         signal.raise_signal(signal.SIGTERM)
@@ -143,6 +174,7 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
     texts = [(process.communicate(timeout=600)[0], process.returncode) for process in launch(__file__, folder)]
     assert [code for _, code in texts] == [0, 0], texts
+    assert not any("distributed" in text for text, _ in texts), texts  # nobody says hello
     return folder
 
 
@@ -174,6 +206,22 @@ def test_two_accumulated_batches_are_the_doubled_batch(both, name):
         train(name, both / f"{name}_twice", 2, accumulate=2)
     agree(both / f"{name}_twice", both / f"{name}_still_alone")
     agree(both / f"{name}_still", both / f"{name}_still_alone")
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("methods")
+    texts = [(process.communicate(timeout=300)[0], process.returncode) for process in launch(__file__, folder, "methods")]
+    assert [code for _, code in texts] == [0, 0], texts
+    return folder
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_the_same_weights_on_both(methods, name):
+    here, there = (json.loads((methods / f"seen{rank}.json").read_text())[name] for rank in (0, 1))
+    assert len(here) == 2 and here == there and here[0] != here[1]
+    losses = [float(row["loss"]) for row in csv.DictReader((methods / name / "metrics.csv").open())]
+    assert len(losses) == 2 and all(math.isfinite(loss) for loss in losses)
 
 
 def test_stopped_and_continued_is_the_same_to_the_last_bit(both):
@@ -338,4 +386,4 @@ def test_two_hosts_train_one_model(hosts, toy, tmp_path):
 
 
 if __name__ == "__main__":
-    in_both(Path(sys.argv[1]))
+    (each_method if sys.argv[2:] == ["methods"] else in_both)(Path(sys.argv[1]))

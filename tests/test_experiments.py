@@ -26,6 +26,7 @@ from xmodal.frame import BadData  # noqa: E402
 from xmodal.methods.ppkt import PPKTRecipe  # noqa: E402
 from xmodal.pretrain import pretrain, recipes  # noqa: E402
 from xmodal.plan import plan  # noqa: E402
+from xmodal.results import state_of  # noqa: E402
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.ipynb"))
 TABLES = tuple(name for name in NAMES if name.startswith("table_"))
@@ -47,7 +48,7 @@ def begin(name, out, **parameters):
     assert parameters.keys() <= names.keys()
     names |= parameters | {"out": str(out)}
     for source in others:
-        if "figures.mkdir" in source or "carry_out(" in source:  # from here on it works
+        if "figures.mkdir" in source or "trained = pretrained(" in source:  # from here on it works
             return names
         exec(compile(source, f"{name}.ipynb", "exec"), names)
     raise AssertionError(f"{name}.ipynb has no folder for figures")
@@ -157,10 +158,10 @@ def test_what_a_measure_cannot_do(name, parameters, cause, checkpoint, tmp_path)
 
 
 def test_what_will_be_done_is_told(checkpoint, tmp_path, capsys):
-    shortened = begin("finetune", tmp_path / "out", checkpoint=checkpoint, mode="fine-tuning", budget="smoke")["asked"]
+    shortened = begin("finetune", tmp_path / "out", checkpoint=checkpoint, mode="fine-tuning", budget="smoke")["agreed"]
     said = capsys.readouterr().out
-    assert "under the protocol quick, smoke" in said and "2 frames; measured on 2 frames" in said and "from scratch" in said and "min from" in said
-    whole = begin("finetune", tmp_path / "out", checkpoint=checkpoint, mode="fine-tuning")["asked"]
+    assert "under the protocol quick, smoke" in said and "2 frames; measured on 2 frames" in said and "from scratch" in said
+    whole = begin("finetune", tmp_path / "out", checkpoint=checkpoint, mode="fine-tuning")["agreed"]
     assert (shortened.name, whole.name) == ("quick, smoke", "quick") and shortened.hash != whole.hash
     assert {recipe.epochs for *_, recipe in shortened.settings[0].recipes} == {1}
     begin("robustness", tmp_path / "out", checkpoint=checkpoint, budget="smoke", corruptions=["fog", "snow"])
@@ -176,9 +177,19 @@ def test_by_hand_parameters_are_looked_at_too(name, tmp_path, monkeypatch):
         begin(name, tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["probe", "panoptic", "robustness", "features", "explore"])
-def test_time_and_memory_are_told(name, checkpoint, tmp_path, capsys):
-    begin(name, tmp_path / "out", checkpoint=checkpoint, budget="smoke")
+def test_depth_by_hand_says_how_to_train_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadData, match='runs/simipu/last.safetensors: there is no such checkpoint; train simipu first: .* out = "runs/simipu"'):
+        begin("depth", tmp_path / "out")
+
+
+ONE_IMAGE_NETWORK = {"encoder": "imagenet", "random": "only", "data": "kitti"}  # for depth, which asks PPKT nothing
+
+
+@pytest.mark.parametrize("name", ["probe", "finetune", "depth", "panoptic", "robustness", "features", "explore"])
+def test_time_and_memory_are_told(name, checkpoint, world, tmp_path, capsys):
+    given = ONE_IMAGE_NETWORK | {"root": str(world)} if name == "depth" else {}
+    begin(name, tmp_path / "out", checkpoint=checkpoint, budget="smoke", **given)
     said = capsys.readouterr().out
     assert re.search(r"about (\d+ min )?\d+ s and [\d,]+ MB of memory on this machine", said) and "budget smoke, seed 0" in said
 
@@ -192,7 +203,7 @@ def test_every_table_is_asked_in_the_same_way(name):
     assert {"out", "seeds", "seed", "workers", "budget"} <= known.keys() and known["seeds"].limits[0] == 1
     assert known["budget"].choices == ["smoke", "laptop", "paper"] and known["budget"].default == "laptop"
     text = (EXPERIMENTS / f"{name}.ipynb").read_text()
-    assert "- skip_exec: true" in text and "## What will be done" in text and "report(out)" in sources(name)[-1]
+    assert "- skip_exec: true" in text and "## What will be done" in text and re.search(r"^(report|write_table)\(", sources(name)[-1], re.M)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +230,7 @@ def test_a_table_tells_what_it_will_do(tmp_path, capsys):
     nuscenes = write_nuscenes(Street(2, cameras=1, size=(64, 208), beams=16, samples=1), tmp_path / "nuscenes")
     names = begin("table_slidr_fractions", tmp_path / "out", nuscenes=str(nuscenes), budget="smoke", seeds=1)
     said = capsys.readouterr().out
-    assert "1 pre-trainings and 10 measures, each with 1 seed, under quick, smoke" in said
+    assert "1 pre-training and 10 measures, each with 1 seed, under quick, smoke" in said
     assert "weights and optimiser" in said and "MB before the network" in said and "all, with 1 seed: about " in said
     assert [(row, column[2]) for row, network, column in names["cells"]] == [(row, percent) for row in ("random", "SLidR") for percent in (1, 5, 10, 25, 100)]
 
@@ -274,6 +285,25 @@ def test_published_numbers_want_what_was_published(world, tmp_path):
     assert "it holds kitti" in refused("table_depthcontrast", tmp_path / "out", scannet=str(world), budget="paper")
 
 
+def test_a_table_is_carried_out_to_its_end(world, tmp_path, capfd):
+    """Slow, about a minute: one pre-training and two measures, each a notebook of its own; cards, tables and page are made of what they left."""
+    asked = {"pretraining": str(world), "kitti": str(world), "seeds": 1, "seed": 5, "workers": 1, "budget": "smoke"}
+    results = run(EXPERIMENTS / "table_simipu_depth.ipynb", tmp_path / "out", asked)
+    assert faults_of(results, tmp_path / "out") == [] and results["protocol"]["ours"] == ["simipu street 80 m, smoke"] and len(results["runs"]) == 3
+    values = {card["row"]: card["value"] for card in results["cards"]}
+    assert values.keys() == {"scratch", "SimIPU-KITTI"} and list(results["measures"].values()) == [card["value"] for card in results["cards"]]
+    kitti, nyu = results["tables"]
+    assert kitti["rows"][0][2:] == ["ours: simipu street 80 m, smoke", "published: simipu"] and "do not compare" in kitti["text"]
+    assert {row[1]: row[2:] for row in kitti["rows"][1:]} == {
+        "scratch": [f"{values['scratch']:.3f} (n 1)", "0.087"], "SimIPU-KITTI": [f"{values['SimIPU-KITTI']:.3f} (n 1)", "0.075"],
+        "ImageNet": ["", "0.060"], "SimIPU-Waymo 1/5": ["", "0.066"],
+    }
+    assert "No number of ours for SimIPU-Waymo 1/5: no recordings of Waymo were given." in kitti["text"] and nyu["rows"][0][2] == "ours: not measured"
+    (depth,) = (tmp_path / "out").glob("depth_SimIPU-KITTI_*")
+    (found,) = json.loads((depth / "results.json").read_text())["runs"].values()
+    assert found["metrics"]["abs_rel"] == values["SimIPU-KITTI"] and "seed 5" in next(iter(results["measures"])) and "do not compare" in (tmp_path / "out/report.html").read_text()
+
+
 def test_depthcontrasts_table_says_what_is_missing(world, tmp_path, capsys):
     begin("table_depthcontrast", tmp_path / "out", scannet=str(world), budget="smoke")
     assert "not measured: mAP@0.25 [%] under depthcontrast: VoteNet is not part of this library" in capsys.readouterr().out
@@ -296,10 +326,10 @@ def test_runs_beside_each_other(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"budget": "smoke"}, "recipe small, budget smoke: 2 epochs of 1 steps"),
-        ({"budget": "laptop"}, "recipe small, budget laptop: 120 epochs of 1 steps"),
-        ({"budget": "smoke", "steps": 7}, "recipe small, budget smoke: 7 epochs of 1 steps"),  # what is given wins
-        ({"budget": "laptop", "steps": 0}, "recipe small, budget laptop: 10 epochs of 1 steps"),
+        ({"budget": "smoke"}, "recipe small, budget smoke: 2 epochs of 1 step,"),
+        ({"budget": "laptop"}, "recipe small, budget laptop: 120 epochs of 1 step,"),
+        ({"budget": "smoke", "steps": 7}, "recipe small, budget smoke: 7 epochs of 1 step,"),  # what is given wins
+        ({"budget": "laptop", "steps": 0}, "recipe small, budget laptop: 10 epochs of 1 step,"),
     ],
 )
 def test_a_budget_is_a_recipe_and_steps(given, said, world, tmp_path, capsys):
@@ -331,6 +361,18 @@ def test_finetuning_leaves_sound_results(checkpoint, tmp_path):
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"confusion.png", "errors.png"}
     page = Path(results["report"]).read_text()
     assert "Near and far" in page and "calibration error" in page
+
+
+def test_features_are_kept(checkpoint, tmp_path, capsys):
+    given = {"checkpoint": checkpoint, "budget": "smoke"}
+    results = run(EXPERIMENTS / "features.ipynb", tmp_path, given)
+    assert faults_of(results, tmp_path) == [] and results["provenance"].items() >= state_of(checkpoint).items()
+    capsys.readouterr()
+    known = begin("features", tmp_path, **given)["known"]
+    assert "nothing has changed since the scores were measured" in capsys.readouterr().out
+    assert (known["found"], known["kept"]) == (results["diagnostics"], results["invariance"])
+    begin("features", tmp_path, **given, neighbours=9)
+    assert "nothing has changed" not in capsys.readouterr().out
 
 
 def test_a_probe_is_kept_and_can_be_asked_again(checkpoint, tmp_path, capsys):

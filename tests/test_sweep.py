@@ -19,6 +19,7 @@ pytest.importorskip("matplotlib", reason="a sweep draws its report")
 import nbformat  # noqa: E402
 
 from xmodal import cli, runs  # noqa: E402
+from xmodal.demo import EXPERIMENTS  # noqa: E402
 from xmodal.experiments import Parameter, parameters_of  # noqa: E402
 from xmodal.plan import plan  # noqa: E402
 from xmodal.results import read_results  # noqa: E402
@@ -308,12 +309,12 @@ def test_the_energy_of_a_gpu(tiny, tmp_path, monkeypatch):
     "From a card that draws 100 W all the time."
     card = tmp_path / "bin/nvidia-smi"
     card.parent.mkdir()
-    card.write_text("#!/bin/sh\necho 100.0\n")
+    card.write_text("#!/bin/sh\necho 2048, 100.0\n")
     card.chmod(0o755)
     monkeypatch.setenv("PATH", f"{card.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     (run,) = sweep(tiny, ["pause=0.5"], workers=1, out=tmp_path / "sweep")
-    assert run["energy"]["of"] == "GPU 0" and 0.8 * run["seconds"] <= run["energy"]["joules"] / 100 <= run["seconds"] + 1
+    assert run["gpu_memory"] == 2048 and run["energy"]["of"] == "GPU 0" and 0.8 * run["seconds"] <= run["energy"]["joules"] / 100 <= run["seconds"] + 1
     assert any("Wh" in cell for table in read_results(tmp_path / "sweep")["tables"] + read_results(tmp_path / "sweep")["appendix"] for row in table.get("rows", []) for cell in row)
 
 
@@ -342,21 +343,20 @@ def test_a_full_disk(tiny, tmp_path, capsys):
 # --- whatever kills it
 
 
-def begin(grid, out="sweep", workers=2):
+def begin(grid, out="sweep", workers=2, notebook="tiny.ipynb"):
     "The command in the background, in a session of its own."
-    command = [sys.executable, "-c", "import sys; from xmodal.cli import main; sys.exit(main())", "sweep", "tiny.ipynb", *(word for pair in grid for word in ("-p", pair)), "--out", out, "--workers", str(workers)]
+    command = [sys.executable, "-c", "import sys; from xmodal.cli import main; sys.exit(main())", "sweep", str(notebook), *(word for pair in grid for word in ("-p", pair)), "--out", out, "--workers", str(workers)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
 
 def running(out="sweep"):
-    "Runs at work whose kernels have taken a step in this attempt."
-    return [run for run in runs.runs_in(out) if run["state"] == "running" and run.get("kernel") and (Path(run["folder"]) / "last.json").is_file()]
+    "Runs at work whose kernels have taken a step."
+    return [run for run in runs.runs_in(out) if run["state"] == "running" and run.get("kernel") and runs.last_row(run["folder"])]
 
 
-def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny, tmp_path):
-    grid = ["method=slidr,ppkt", "seed=0..2", "pause=0.2"]
-
-    first = begin(grid)  # the runner is killed
+def disturbed(grid, notebook):
+    "A sweep of six, killed twice and stopped once."
+    first = begin(grid, notebook=notebook)  # the runner is killed
     run = wait_for(running)[0]
     workers = {run["pid"] for run in running()} | {run["pid"]}
     kernels = {run["kernel"] for run in running()} | {run["kernel"]}
@@ -364,7 +364,7 @@ def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny, tmp_pat
     first.communicate()
     wait_for(lambda: not any(map(alive, workers | kernels)), 60)
 
-    second = begin(grid)  # a kernel is killed, then Ctrl-C
+    second = begin(grid, notebook=notebook)  # a kernel is killed, then Ctrl-C
     victim = wait_for(running)[0]
     os.killpg(victim["kernel"], signal.SIGKILL)
     wait_for(lambda: runs.read_run(victim["folder"])["attempts"] > victim["attempts"])  # it is noticed, and the run is tried again
@@ -376,18 +376,69 @@ def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny, tmp_pat
     assert "running" not in state_of("sweep").values() and "Traceback" not in said
     before = {run["folder"]: run["ended"] for run in runs.runs_in("sweep") if run["state"] == "finished"}
 
-    third = begin(grid)
+    third = begin(grid, notebook=notebook)
     said = third.communicate(timeout=300)[0]
     assert third.returncode == 0, said
     after = runs.runs_in("sweep")
     assert len(after) == 6 and all(run["state"] == "finished" for run in after)
     assert all(run["ended"] == before.get(run["folder"], run["ended"]) for run in after)  # what was finished was not done again
     assert sum(run["attempts"] for run in after) >= 8  # of six runs at least two were cut off
-    assert any(json.loads((Path(run["folder"]) / "last.json").read_text())["starts"] > 1 for run in after)  # and went on from a checkpoint
+    return after
 
-    quietly(tiny, grid, [], "other", workers=2)
+
+def the_same_table(notebook, grid):
+    "As of a sweep that nobody disturbs."
+    quietly(notebook, grid, [], "other", workers=2)
     a, b = (read_results(folder) for folder in ("sweep", "other"))
-    assert json.dumps(a["groups"]) == json.dumps(b["groups"]) and a["tables"][0] == b["tables"][0]
+    return json.dumps(a["groups"]) == json.dumps(b["groups"]) and a["tables"][0] == b["tables"][0]
+
+
+def test_killed_twice_and_stopped_once_it_ends_with_the_same_table(tiny):
+    grid = ["method=slidr,ppkt", "seed=0..2", "pause=0.2"]
+    after = disturbed(grid, tiny)
+    assert any(json.loads((Path(run["folder"]) / "last.json").read_text())["starts"] > 1 for run in after)  # they went on from a checkpoint
+    assert the_same_table(tiny, grid)
+
+
+def test_trainings_that_are_killed_and_stopped_end_with_the_same_table(tmp_path, monkeypatch):
+    "Two methods with three seeds on the built-in world."
+    pytest.importorskip("lightning", reason="training runs on Lightning Fabric")
+    pytest.importorskip("open3d", reason="the street world is rendered with Open3D")
+    from xmodal.data.kitti_write import write_kitti
+    from xmodal.data.street import Street
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_kitti(Street(8, cameras=1, size=(64, 208), beams=16, samples=1, frames_per_drive=2), tmp_path / "world")
+    grid = ["root=world", "method=slidr,ppkt", "seed=0..2", "steps=12"]
+    disturbed(grid, EXPERIMENTS / "pretrain.ipynb")
+    assert the_same_table(EXPERIMENTS / "pretrain.ipynb", grid)
+
+
+def test_what_a_dead_kernel_has_left_is_ended(tiny):
+    "Runner, worker and kernel are killed at once; what the kernel had started holds the lock of the run."
+    grid = ["trouble=child", "pause=0.5"]
+    first = begin(grid, workers=1)
+    run = wait_for(running)[0]
+    child = int((Path(run["folder"]) / "child").read_text())
+    for pid in (first.pid, run["pid"], run["kernel"]):
+        os.kill(pid, signal.SIGKILL)
+    first.communicate()
+    wait_for(lambda: not alive(run["pid"]) and not alive(run["kernel"]))
+    assert alive(child)
+    said = begin(grid, workers=1).communicate(timeout=300)[0]
+    assert "finished   tiny" in said and not alive(child)
+
+
+def test_two_signals_at_once_are_one(tiny):
+    "As `timeout` sends them: the run keeps its checkpoint."
+    sweeping = begin(["pause=0.5", "steps=100"], workers=1)
+    folder = wait_for(running)[0]["folder"]
+    sweeping.send_signal(signal.SIGTERM)
+    time.sleep(0.05)
+    sweeping.send_signal(signal.SIGTERM)
+    assert "stopping 1 run" in sweeping.communicate(timeout=300)[0] and runs.read_run(folder)["state"] == "stopped"
 
 
 def test_two_runners_share_the_work(tiny):
@@ -396,6 +447,7 @@ def test_two_runners_share_the_work(tiny):
     said = [one.communicate(timeout=300)[0] for one in both]
     assert [one.returncode for one in both] == [0, 0], said
     assert all(run["state"] == "finished" and run["attempts"] == 1 for run in runs.runs_in("sweep"))
+    assert all("finished   tiny_seed" in one for one in said)
 
 
 def test_listing_loads_nothing_heavy(tmp_path):

@@ -293,7 +293,7 @@ def given(**options: Any) -> dict[str, Any]:
 class Evaluate:
     "Measure a run beside a random network, on unseen frames."
 
-    run_folder: Path  # folder that `xmodal pretrain` wrote; each measure goes into a folder of its name in it, all together into its report.html
+    run_folder: Path  # folder that `xmodal pretrain` wrote; each measure goes into a folder of its name in it, all together into its report.html; all of it into evaluation/ in it where the run has results of its own, as one of a sweep
     measures: tuple[Literal[Measure, "all"], ...] = ("probe",)  # which ones; probe is the fast answer, depth needs a run of simipu; all = all that the run has
     budget: Literal["smoke", "laptop", "paper"] = "laptop"  # how long each may take: seconds, minutes, as published
     data: Data | None = None  # what to measure on; None = what the run was trained on
@@ -305,23 +305,20 @@ class Evaluate:
 
         from xmodal.demo import EXPERIMENTS
         from xmodal.experiments import RunFailed, run
-        from xmodal.files import write_whole
-        from xmodal.results import combine, report
+        from xmodal.results import combine, laid_aside, measured_in, report
 
         names = tuple(dict.fromkeys(self.measures))
         if "all" in names:  # of what the run has: other methods train no image network that depth could be read off
             names = tuple(name for name in get_args(Measure) if name != "depth" or card["method"] == "simipu")
         parameters, failed = {"checkpoint": str(checkpoint), "data": source["name"], "root": source.get("root") or "", "seed": card["seed"]}, {}
+        home = measured_in(self.run_folder)
         for name in names:
             print(f"== {name}", flush=True)
             own = {"budget": self.budget} | ({"cache": str(self.cache)} if name == "probe" else {})
-            written = self.run_folder / name / "results.json"
-            before = written.read_text() if written.is_file() else None
             try:
-                found = run(EXPERIMENTS / f"{name}.ipynb", self.run_folder / name, parameters | own)
+                with laid_aside(home / name):
+                    found = run(EXPERIMENTS / f"{name}.ipynb", home / name, parameters | own)
             except RunFailed as error:  # the others may still be had
-                if before is not None:
-                    write_whole(written, before)
                 if len(names) == 1:
                     raise
                 failed[name] = " ".join(str(error).split())
@@ -329,9 +326,10 @@ class Evaluate:
                 continue
             for headline in found["headlines"]:
                 print("{label:48}{value:>12}   {note}".format(**headline), flush=True)
-        known = [name for name in get_args(Measure) if name in failed or (self.run_folder / name / "results.json").is_file()]
-        combine(self.run_folder, tuple(known), failed)
-        print(f"report: {report(self.run_folder)}")
+        known = [name for name in get_args(Measure) if name in failed or (home / name / "results.json").is_file()]
+        for name, why in combine(self.run_folder, tuple(known), failed)["outdated"].items():
+            print(f"left out: {name} was {why}")
+        print(f"report: {report(home)}")
         if failed:
             raise SystemExit(2)
 
@@ -382,9 +380,7 @@ class Explore:
     cache: Path = CACHE  # folder of superpixels; those that are missing are made
 
     def run(self) -> None:
-        import numpy as np
-
-        from xmodal.data.datasets import Subset, sound
+        from xmodal.data.datasets import sound, spread
         from xmodal.pretrain import load_method, random_twin, unseen
         from xmodal.superpixels import SuperpixelCache
         from xmodal.superpixels import Superpixels as Settings
@@ -392,12 +388,11 @@ class Explore:
 
         at_least(self, 1, "frames", "points")
         checkpoint, card, source = trained(self.run_folder, self.data, self.root)
-        held = unseen(checkpoint, card, source["name"], source.get("root"))[1]
-        rows = np.unique(np.linspace(0, len(held) - 1, self.frames).round().astype(int))
+        held = spread(unseen(checkpoint, card, source["name"], source.get("root"))[1], self.frames)
         method, name = load_method(checkpoint)[0], card["method"]
         networks = {name: method} | ({"random": random_twin(method, name, card["seed"])} if self.twin else {})
         superpixels = SuperpixelCache(self.cache, getattr(method.recipe, "superpixels", Settings()))
-        tour = Tour(sound(Subset(held, rows.tolist())), networks, superpixels, self.points)
+        tour = Tour(sound(held), networks, superpixels, self.points)
         view = View(b="random") if self.twin else View()
         page = save_page(self.html or self.run_folder / "explorer.html", tour, view, list(range(len(tour.dataset))), f"{name} on {held.name}")
         print(f"{page}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser, then click a pixel or a point")
@@ -415,10 +410,8 @@ class Calibrate:
     root: Path | None = None  # folder of the recordings; None = where they were then
 
     def run(self) -> None:
-        import numpy as np
-
         from xmodal.calibrate import calibrate, recorded, show_calibration
-        from xmodal.data.datasets import sound
+        from xmodal.data.datasets import sound, spread
         from xmodal.experiments import write_json
         from xmodal.pretrain import load_method, unseen
 
@@ -427,13 +420,12 @@ class Calibrate:
         checkpoint, card, source = trained(self.run_folder, self.data, self.root)
         if card["method"] != "nclr":
             raise ValueError(f"{checkpoint} is of {card['method']}, which does not calibrate; train nclr")
-        held = sound(unseen(checkpoint, card, source["name"], source.get("root"))[1])
-        rows = np.unique(np.linspace(0, len(held) - 1, self.frames or len(held)).round().astype(int)).tolist()
-        start = recorded(held[rows[0]], self.camera) if self.drift else None
-        found = calibrate(load_method(checkpoint)[0], held, self.camera, start, rows)
+        held = spread(sound(unseen(checkpoint, card, source["name"], source.get("root"))[1]), self.frames or 0)
+        start = recorded(held[0], self.camera) if self.drift else None
+        found = calibrate(load_method(checkpoint)[0], held, self.camera, start)
         plain = {"camera": found.camera, "status": found.status, "frames": found.frames, "matches": found.matches, "agreeing": found.agreeing}
         if found.solved:
-            show_calibration(found, held[rows[0]], self.camera).savefig(self.run_folder / "calibration.png")
+            show_calibration(found, held[0], self.camera).savefig(self.run_folder / "calibration.png")
             plain |= {"lidar_to_camera": found.lidar_to_camera.tolist(), "std": found.std.tolist(), "covariance": found.covariance.tolist()}
         written = write_json(self.run_folder / "calibration.json", plain)
         if not found.solved:
@@ -484,7 +476,7 @@ class Sweep:
     notebook: Path  # with a cell tagged `parameters`: nbs/experiments/pretrain.ipynb
     p: tuple[str, ...] = ()  # values of a parameter, given again for others: -p seed=0..2 -p method=slidr,ppkt
     then: tuple[str, ...] = ()  # notebooks that follow each run: probe; a path, or a name beside the first
-    out: Path = Path("runs/sweep")  # folder; runs that are finished there are not done again
+    out: Path | None = None  # folder; runs that are finished there are not done again; None = runs/NOTEBOOK_sweep
     workers: int | None = None  # runs at the same time; None = as many as cores or GPUs allow
     threads: int | None = None  # of each run; None = OMP_NUM_THREADS, or a fair part of the cores
     retries: int = 1  # of a run that was killed or failed

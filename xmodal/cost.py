@@ -58,6 +58,7 @@ class Meter:
     ):
         self.gpus = gpus
         self.of = f"GPU {gpus}" if gpus else "processors"  # whose energy it is
+        self.memory = 0.0  # MB, the most of the GPUs that was in use when it was read
         self.joules, self.when, self.last = None, time.monotonic(), self._now()
 
     def read(self) -> float | None:
@@ -72,11 +73,13 @@ class Meter:
     def _now(self) -> float | list[tuple[int, int]] | None:  # watts of the GPUs; or count and its end of each processor, microjoules
         with suppress(OSError, ValueError, subprocess.SubprocessError):
             if self.gpus:
-                command = ["nvidia-smi", f"--id={self.gpus}", "--query-gpu=power.draw", "--format=csv,noheader,nounits"]
+                command = ["nvidia-smi", f"--id={self.gpus}", "--query-gpu=memory.used,power.draw", "--format=csv,noheader,nounits"]
                 told = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-                return sum(float(line) for line in told.split()) if told.strip() else None
-            places = sorted(POWERCAP.glob("intel-rapl:[0-9]*"))  # also AMD's; parts of a processor have a second colon
-            return [tuple(int((place / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")) for place in places if place.name.count(":") == 1] or None
+                memory, watts = zip(*(line.split(", ") for line in told.splitlines()))
+                self.memory = max(self.memory, sum(map(float, memory)))
+                return sum(map(float, watts))
+            zones = [zone for zone in sorted(POWERCAP.glob("intel-rapl:[0-9]*")) if (zone / "name").read_text().startswith("package")]  # also AMD's; the others are parts of these, or hold them
+            return [tuple(int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")) for zone in zones] or None
         return None
 
 # %% ../nbs/10_cost.ipynb #ac89a696

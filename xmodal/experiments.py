@@ -22,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any, TextIO
 
 from .files import write_whole
@@ -50,8 +50,8 @@ class Parameter:
         return [choice.strip(" \"'`") for choice in found[1].split(",")] if found else []
 
     @property
-    def place(self) -> str:  # "file", "folder", or "": it names none
-        found = re.match(r"(file|folder)s? of ", self.comment) if self.name != "out" else None
+    def place(self) -> str:  # "file", "folder", "file or folder", or "": it names none
+        found = re.match(r"(file or folder|file|folder)s? of ", self.comment) if self.name != "out" else None
         return found[1] if found else {"checkpoint": "file", "root": "folder"}.get(self.name, "")
 
     def places(self, value: Any) -> list[str]:  # the files or folders that a value names
@@ -232,7 +232,7 @@ def execute(
             kernels.append(self.provisioner.process)
             started(self.provisioner.pid)
 
-    with TemporaryDirectory() as sockets:  # files, not ports, between here and the kernel
+    with TemporaryDirectory(dir=None if len(gettempdir()) < 60 else "/tmp") as sockets:  # files, not ports, between here and the kernel; their names must be short
         try:
             papermill.execute_notebook(
                 notebook, out / "notebook.ipynb", parameters | {"out": str(out)},

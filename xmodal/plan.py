@@ -96,10 +96,10 @@ def plan(
             elif "cache" in own:
                 parameters["cache"] = str(out / "cache")  # one for all
             parameters |= given
-            made_of = digests | {"notebook": notebook_digest(book)} | inputs_of(own, parameters, given if parent else parameters, looked_at)
+            made_of = digests | {"notebook": notebook_digest(book)} | inputs_of(own, parameters, given if parent else parameters, looked_at, out)
             if parent:
                 made_of["after"] = parent["key"]
-            key = key_of(made_of, parameters)
+            key = key_of(made_of, {name: os.path.realpath(value) if name in made_of and isinstance(value, str) else value for name, value in parameters.items()})
             here = {name: point[name] for name in varied if name in seen}
             runs[key] = parent = {
                 "state": "waiting", "key": key, "folder": str(out / f"{name_of(book, here)}-{key[:10]}"),
@@ -154,6 +154,7 @@ def inputs_of(
     parameters: dict[str, Any],
     fixed: dict[str, Any],  # those of them that no run before has a say in
     known: dict[Any, str],  # what was looked at -> its fingerprint, for all runs; grows here
+    out: Path,  # of the sweep
 ) -> dict[str, str]:  # name of the parameter -> fingerprint
     "Of the recordings, and of all files and folders that parameters name. Raises ValueError, BadData or FileNotFoundError for what is not there or cannot be."
     method, recipe = parameters.get("method"), parameters.get("recipe")
@@ -168,9 +169,12 @@ def inputs_of(
         paths, loose = own[name].places(value), isinstance(value, str) and name not in ("out", "cache") and not own[name].choices
         if own[name].comment.startswith("folders of two") and len(paths) < 2:
             raise ValueError(f"{name} = {value}: give two or more: -p {name}=[a,b]")
+        is_there = {"file": os.path.isfile, "folder": os.path.isdir}.get(own[name].place, os.path.exists)
         for path in paths:
-            if not (os.path.isdir if own[name].place == "folder" else os.path.isfile)(path):
+            if not is_there(path):
                 raise FileNotFoundError(f"{name} = {path}: there is no such {own[name].place}; give one that is there: -p {name}=...")
+            if Path(path).resolve() in (out, *out.parents):
+                raise ValueError(f"{name} = {path}: the runs would lie in it, and change what they are made of; give another --out than {out}")
         if not paths and loose and os.path.isfile(value):
             paths = [value]
         for path in paths:
@@ -236,6 +240,9 @@ def told_plan(
     about = f", about {duration(sum(costs) / workers)}" if costs else ""
     if left and len(costs) < len(left):
         about += f" and {len(left) - len(costs)} of which no finished run tells the time" if costs else ", no finished run tells yet how long"
+    stems = {Path(run["source"]).name for run in runs}
+    if older := sum(Path(run["source"]).name in stems and run.get("digests", runs[0]["digests"])["code"] != runs[0]["digests"]["code"] for run in ended):
+        lines.append(f"{older} that {'is' if older == 1 else 'are'} finished here {'is' if older == 1 else 'are'} of other code of xmodal, or another torch, and {'does' if older == 1 else 'do'} not count")
     one = f"{workers} at a time" if workers > 1 else "one at a time"
     return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {len(done)} finished, {len(left)} to do, {one}{about}"])
 
@@ -258,5 +265,3 @@ def like(run: dict[str, Any], ended: list[dict[str, Any]]) -> float:  # seconds;
     common = [sum(other["parameters"].get(name) == value for name, value in run["parameters"].items()) for other in same]
     nearest = [other["seconds"] for other, count in zip(same, common) if count == max(common)]
     return sum(nearest) / len(nearest) if nearest else 0.0
-
-

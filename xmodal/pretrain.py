@@ -226,15 +226,19 @@ def scaled(
     processes: int,  # that train together
     accumulate: int = 1,  # batches of each that make up a step
 ) -> tuple[Any, str]:  # the recipe for so many frames a step; what was changed, in a sentence
-    "Learning rates in proportion to the frames of a step (SGD: Goyal et al. 2017), or to their square root (AdamW: Malladi et al. 2022)."
+    "Learning rates in proportion to the frames of a step, with a warm-up where they grow (SGD: Goyal et al. 2017), or to their square root (AdamW: the rate of Malladi et al. 2022, not its betas and eps)."
     how = recipe.optimisation
     frames, meant = how.batch_size * processes * accumulate, how.lr_batch or how.batch_size
     rate = lambda lr, optimizer: lr * (frames / meant) ** {"sgd": 1.0, "adamw": 0.5}[optimizer]
     groups = {
         prefix: changes | {"lr": rate(changes.get("lr", how.lr), changes.get("optimizer", how.optimizer))} for prefix, changes in how.groups.items()
     }
+    each = [("", how, rate(how.lr, how.optimizer))] + [(f" of {prefix}", replace(how, groups={}, **how.groups[prefix]), groups[prefix]["lr"]) for prefix in groups]
+    grows = frames > meant and any(old.optimizer == "sgd" for _, old, _ in each)
+    warmup = max(how.warmup, min(5 / how.epochs, 0.1)) if grows else how.warmup
     recipe = copy.deepcopy(recipe)
-    recipe.optimisation = replace(how, lr=rate(how.lr, how.optimizer), groups=groups, lr_batch=frames)
-    each = [("", how, recipe.optimisation.lr)] + [(f" of {prefix}", replace(how, groups={}, **how.groups[prefix]), groups[prefix]["lr"]) for prefix in groups]
-    rates = ", ".join(f"learning rate{of} {old.lr:g} -> {new:g} ({'linear' if old.optimizer == 'sgd' else 'square root'})" for of, old, new in each)
+    recipe.optimisation = replace(how, lr=each[0][2], groups=groups, lr_batch=frames, warmup=warmup)
+    by = {"sgd": "linear", "adamw": "square root, the rate only"}
+    rates = ", ".join(f"learning rate{of} {old.lr:g} -> {new:g} ({by[old.optimizer]})" for of, old, new in each)
+    rates += f"; warm-up over the first {warmup * how.epochs:g} of {how.epochs} epochs (Goyal et al. 2017)" if grows else ""
     return recipe, f"{frames} frames a step (processes x batches x frames: {processes} x {accumulate} x {how.batch_size}), the recipe's rates are for {meant}: {rates}"

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['NOT_IN_KEY', 'SILENCE', 'fingerprint', 'notebook_digest', 'code_digest', 'data_digest', 'key_of', 'read_run',
-           'write_run', 'is_lost', 'card_of', 'last_row', 'read_training', 'runs_in', 'told_runs', 'told_numbers',
-           'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in', 'open_questions', 'compare_runs']
+           'write_run', 'is_lost', 'card_of', 'last_row', 'logged_rows', 'read_training', 'runs_in', 'told_runs',
+           'told_numbers', 'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in', 'open_questions',
+           'compare_runs']
 
 # %% ../nbs/13_runs.ipynb #3bd234ec
+import csv
 import hashlib
 import json
 import os
@@ -149,6 +151,17 @@ def last_row(
         return {name: float(value) for name, value in zip(names, lines[-1].strip().split(",")) if value}
     except (OSError, ValueError, IndexError):
         return {}
+
+
+def logged_rows(
+    folder: str | Path,  # of a run
+) -> list[dict[str, str]]:  # by column; empty: nothing is logged yet
+    "The whole lines of metrics.csv: the last one may be half written."
+    try:
+        text = (Path(folder) / "metrics.csv").read_text()
+    except OSError:
+        return []
+    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
 
 
 def read_training(

@@ -22,7 +22,7 @@ def sweep(
     notebook: str | Path,
     words: list[str] = (),  # "method=slidr,ppkt", "seed=0..2": the grid
     then: list[str] = (),  # notebooks that follow each run: "probe"
-    out: str | Path = "runs/sweep",
+    out: str | Path | None = None,  # folder of all runs; None = runs/NOTEBOOK_sweep
     workers: int | None = None,  # runs at the same time; None = as many as cores or GPUs allow
     threads: int | None = None,  # of each run
     retries: int = 1,  # of a run that was killed or failed
@@ -31,16 +31,15 @@ def sweep(
     scheduler: str | None = None,  # of Dask, see `xmodal.cluster.carry_out`; None = this machine alone
 ) -> list[dict[str, Any]]:  # the runs, as run.json says in the end
     "Carry out a grid of runs and write their report into `out`. Raises ValueError or FileNotFoundError for a plan that cannot be, OSError if the disk is full."
-    out = Path(out).resolve()
+    out = Path(out or f"runs/{Path(notebook).stem}_sweep").resolve()
     runs = plan(notebook, words, then, out)
     where = places(sum(run["stage"] == 0 for run in runs), workers, threads)
     if dry_run:
         print(told_plan([run | (read_run(run["folder"]) or {}) for run in runs], len(where), others=runs_in(out)))
         return runs
-    command = shlex.join(
-        ["xmodal", "sweep", str(notebook), *(word for pair in words for word in ("-p", pair)), *(["--then", *then] if then else []), "--out", str(out)]
-        + (["--scheduler", scheduler] if scheduler else [])
-    )
+    options = {"--out": str(out), "--workers": workers, "--threads": threads, "--retries": None if retries == 1 else retries, "--time-limit": time_limit, "--scheduler": scheduler}
+    given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    command = shlex.join(["xmodal", "sweep", str(notebook), *(word for pair in words for word in ("-p", pair)), *(["--then", *then] if then else []), *given])
     try:
         runs = write_plan(runs, time_limit=time_limit, sweep=command)
         print(told_plan(runs, len(where), brief=True, others=runs_in(out)), flush=True)
@@ -54,6 +53,8 @@ def sweep(
         from xmodal.sweep_report import summarise
 
         summarise(out, runs)
+        if count := sum(run["state"] != "finished" for run in runs):
+            print(f"{count} of {len(runs)} runs {'is' if count == 1 else 'are'} not finished: the same command goes on with {'it' if count == 1 else 'them'}", flush=True)
     except OSError as error:
         raise disk_full(out) if error.errno == errno.ENOSPC else error from None
     return runs

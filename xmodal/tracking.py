@@ -6,18 +6,19 @@
 __all__ = ['TRACKERS', 'new_rows', 'has_ended', 'to_mlflow', 'to_wandb', 'mirror']
 
 # %% ../nbs/19_tracking.ipynb #8fec219f
-import csv
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .files import write_whole
 from .frame import BadData
-from .runs import SILENCE, measures_of, read_run
+from .runs import SILENCE, logged_rows, measures_of, read_run
 
 
 def new_rows(
@@ -25,11 +26,7 @@ def new_rows(
     after: int,  # the last step that is known; -1 = none
 ) -> list[dict[str, float]]:  # with "step" among the values; numbers that are not finite are left out
     "What metrics.csv has to say since then."
-    path = folder / "metrics.csv"
-    if not path.is_file():
-        return []
-    whole, _, _ = path.read_text().rpartition("\n")  # the last line may be half written
-    lines = [row for row in csv.DictReader(whole.splitlines()) if int(row["step"]) > after]
+    lines = [row for row in logged_rows(folder) if int(row["step"]) > after]
     rows = [{key: float(value) for key, value in row.items() if value} for row in lines]
     return [{key: value for key, value in row.items() if math.isfinite(value)} for row in rows]
 
@@ -70,13 +67,18 @@ def to_mlflow(
     rows, measures, state = yield
     while True:
         now = int(time.time() * 1000)
-        told = [Metric(key, value, now, int(row["step"])) for row in rows for key, value in row.items() if key != "step"]
-        told += [Metric(f"result.{key}", value, now, 0) for key, value in measures.items()]
+        told = [Metric(_name(key), value, now, int(row["step"])) for row in rows for key, value in row.items() if key != "step"]
+        told += [Metric(_name(f"result.{key}"), value, now, 0) for key, value in measures.items()]
         for start in range(0, len(told), 1000):
             client.log_batch(note["id"], metrics=told[start : start + 1000])
         if state not in ("", "waiting", "running"):
             client.set_terminated(note["id"], {"finished": "FINISHED", "failed": "FAILED"}.get(state, "KILLED"))
         rows, measures, state = yield
+
+
+def _name(measure: str) -> str:
+    "As MLflow takes it: no commas, @, °, ± or brackets."
+    return re.sub(r"[^/\w.\- ]", "_", measure)
 
 
 def to_wandb(note: dict[str, Any], name: str, group: str, parameters: dict[str, Any], where: str) -> Iterator[None]:
@@ -127,6 +129,7 @@ def mirror(
         next(tracker)
     except ImportError as error:
         raise BadData(to, f"it is not there ({error})", f"pip install {to}; metrics.csv and TensorBoard's files need nothing") from error
+    write_whole(notes_path, json.dumps(notes) + "\n")  # whatever happens now, the next attempt goes on in the same run
     count, state = 0, ""
     try:
         while not state:
@@ -141,5 +144,6 @@ def mirror(
             if not state:
                 time.sleep(every)
     except KeyboardInterrupt:
-        tracker.send(([], {}, "running"))
+        with suppress(StopIteration):  # it came while a row was being sent
+            tracker.send(([], {}, "running"))
     return count

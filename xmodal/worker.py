@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRACE', 'BEAT', 'write_plan', 'up_to_date', 'is_sound', 'without_outputs', 'Busy', 'lock', 'Watch', 'run_one',
-           'outcome_of', 'taken_over', 'end_of', 'work', 'Worker', 'main']
+           'outcome_of', 'taken_over', 'end_orphans', 'end_of', 'work', 'Worker', 'main']
 
 # %% ../nbs/15_worker.ipynb #70cdd20e
 import fcntl
@@ -93,6 +93,8 @@ def lock(
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Busy(f"{folder}: another process is at work on this run") from None
+        except OSError as error:
+            raise OSError(error.errno, f"this disk has no locks ({error.strerror}), so that two could do the same run; keep runs on one that has", str(folder)) from None
         try:
             yield log
         finally:
@@ -121,6 +123,8 @@ class Watch(threading.Thread):
         "A sign of life."
         if (more := self.meter.read()) is not None:
             self.record["energy"] = {"joules": round(self.joules + more), "of": self.meter.of}
+        if self.meter.memory:
+            self.record["gpu_memory"] = max(self.record.get("gpu_memory", 0.0), self.meter.memory)
         self.record |= {"kernel": self.kernel, "heartbeat": time.time(), "seconds": round(self.spent + time.time() - self.began, 2), "peak_memory": self.peak}
         with suppress(OSError):  # of a full disk the notebook itself will tell
             write_run(self.folder, self.record)
@@ -160,8 +164,9 @@ def run_one(
 ) -> dict[str, Any]:  # as run.json says in the end
     "Do a run, unless it is finished. What it prints goes to log.txt. Raises Busy if another process is at it, FileNotFoundError if there is no run."
     folder = Path(folder).resolve()
-    if read_run(folder) is None:
+    if (before := read_run(folder)) is None:
         raise FileNotFoundError(f"{folder}: there is no run.json: no run")
+    end_orphans(before)
     with lock(folder) as log:
         run = read_run(folder)  # now that nobody else writes it
         if run["state"] == "finished":
@@ -187,7 +192,8 @@ def outcome_of(folder: Path, run: dict[str, Any], log: Any, watch: Watch) -> dic
     try:
         if run["digests"]["code"] != code_digest():
             raise RunFailed("the code of xmodal has changed since this run was planned; give the command again: it plans the run anew", name="Changed")
-        results = execute(folder.parent / run["notebook"], folder, taken_over(folder, run), log, run["cwd"], watch.started)
+        run["parameters"] = taken_over(folder, run)
+        results = execute(folder.parent / run["notebook"], folder, run["parameters"], log, run["cwd"], watch.started)
     except RunFailed as error:
         if error.traceback:
             print(error.traceback, file=log)
@@ -217,6 +223,14 @@ def taken_over(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     if "checkpoint" in free and "checkpoint" not in left:  # its default is a file of somebody else
         raise RunFailed("no run before it has left a checkpoint; give one: -p checkpoint=...", name="ValueError")
     return run["parameters"] | {name: left[name] for name in free if name in left}
+
+
+def end_orphans(run: dict[str, Any]) -> None:
+    "Of a run whose worker and kernel were killed at once: what the kernel had started still holds the lock."
+    kernel = run.get("kernel")
+    if run["state"] == "lost" and run["host"] == socket.gethostname() and kernel and not os.path.exists(f"/proc/{kernel}"):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(kernel, signal.SIGKILL)
 
 
 def end_of(log: Path, size: int = 1500) -> str:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STREET', 'DATASETS', 'dataset_class', 'recognise', 'open_dataset', 'name_of', 'check_dataset', 'check_options',
-           'own_dataset', 'Own', 'Subset', 'Remembered', 'drive_of', 'split', 'Successors', 'has_intensity', 'sound']
+           'own_dataset', 'Own', 'Subset', 'spread', 'Remembered', 'drive_of', 'split', 'Successors', 'has_intensity',
+           'sound']
 
 # %% ../../nbs/data/03_datasets.ipynb #ec002212
 import difflib
@@ -188,6 +189,15 @@ class Subset:
     def __getitem__(self, i: int) -> Frame:
         "Frame `rows[i]` of the dataset."
         return self.dataset[self.rows[i]]
+
+
+def spread(
+    frames: Any,  # a dataset
+    most: int,  # 0 = all
+) -> Any:  # the dataset itself where none is left out
+    "At most so many frames, evenly over all of them: the first, the last, and those between; one alone is the first."
+    few = 0 < most < len(frames)
+    return Subset(frames, np.linspace(0, len(frames) - 1, most).round().astype(int).tolist()) if few else frames
 
 
 class Remembered:

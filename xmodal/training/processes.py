@@ -53,7 +53,8 @@ def join(
         raise BadData("training", f"{here} processes on a machine with {torch.cuda.device_count()} GPUs", f"torchrun --nproc-per-node {torch.cuda.device_count()}")
     if here == count and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing has to leave this machine, and its name need not be known to it
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # each process would say hello
+    for name in ("lightning.fabric", "lightning.pytorch"):  # whichever was imported last says hello
+        logging.getLogger(name).setLevel(logging.WARNING)
     strategy = DDPStrategy(cluster_environment=TorchElasticEnvironment(), timeout=timedelta(seconds=patience))
     fabric = Fabric(accelerator=accelerator, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
     fabric.launch()

@@ -51,13 +51,11 @@ def _block(lines: list[str]) -> str:
 
 
 def _inline(text: str) -> str:
-    "Every second piece between backquotes is code, in which asterisks are asterisks."
-    pieces = html.escape(text).split("`")
-    if len(pieces) % 2 == 0:  # a backquote without a partner is just a character
-        pieces[-2:] = ["`".join(pieces[-2:])]
-    linked = [re.sub(r"\[([^\]]+)\]\(([\w./-]+)\)", r'<a href="\2">\1</a>', piece) for piece in pieces[::2]]  # of files alone: no colon, no scheme
+    "Code stands between backquotes, in which asterisks are asterisks; code with backquotes in it between more of them."
+    pieces = re.split(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", html.escape(text))  # text, backquotes, code, text, ...; one without a partner is just a character
+    linked = [re.sub(r"\[([^\]]+)\]\((?!/)([\w./-]+)\)", r'<a href="\2">\1</a>', piece) for piece in pieces[::3]]  # of files beside the page: no scheme, no host
     bold = [re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", piece) for piece in linked]
-    code = [f"<code>{piece}</code>" for piece in pieces[1::2]]
+    code = [f"<code>{piece}</code>" for piece in pieces[2::3]]
     return "".join(part for pair in zip(bold, code + [""]) for part in pair)
 
 # %% ../../nbs/viz/03_report.ipynb #c8102dbb

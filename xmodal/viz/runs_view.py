@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'CODE', 'differing', 'sparkline', 'progress_of', 'row_of', 'heading', 'told_states', 'runs_table',
-           'stop', 'resume', 'RunsView']
+           'stop', 'has_turn', 'resume', 'RunsView']
 
 # %% ../../nbs/viz/07_runs.ipynb #06b1e7a6
 import json
+import math
 import os
 import re
 import signal
@@ -46,13 +47,16 @@ def sparkline(
     width: int = 120,  # pixels
     height: int = 22,
 ) -> str:  # SVG
-    "A curve without axes, from its smallest value at the bottom to its largest at the top."
-    if len(values) < 2:
+    "A curve without axes, from its smallest value at the bottom to its largest at the top; red where there is no number."
+    known = [(i, value) for i, value in enumerate(values) if math.isfinite(value)]
+    if len(values) < 2 or not known:
         return ""
-    low, span = min(values), max(values) - min(values) or 1.0
-    points = [f"{2 + i * (width - 4) / (len(values) - 1):.1f},{height - 2 - (value - low) / span * (height - 4):.1f}" for i, value in enumerate(values)]
+    low, step = min(value for _, value in known), (width - 4) / (len(values) - 1)
+    span = max(value for _, value in known) - low or 1.0
+    points = [f"{2 + i * step:.1f},{height - 2 - (value - low) / span * (height - 4):.1f}" for i, value in known]
     x, y = points[-1].split(",")
     line = f'<polyline points="{" ".join(points)}" fill="none" stroke="#1f77d0" stroke-width="1.3"/><circle cx="{x}" cy="{y}" r="2" fill="#1f77d0"/>'
+    line += "".join(f'<path d="M{2 + i * step:.1f},2V{height - 2}" stroke="#c0392b" stroke-width="2"/>' for i, value in enumerate(values) if not math.isfinite(value))
     return f'<svg width="{width}" height="{height}" viewBox="0 0 {width} {height}"><title>loss, from {values[0]:.4g} to {values[-1]:.4g}</title>{line}</svg>'
 
 
@@ -63,7 +67,7 @@ def progress_of(
     "The last line of `xmodal.progress.Progress`."
     with suppress(OSError), open(Path(folder) / "log.txt", "rb") as log:
         log.seek(max(os.fstat(log.fileno()).st_size - size, 0))
-        lines = re.findall(r"(\d+)/(\d+) \(\d+%\), (\S+ \w+/s), ([^,\n]+ left)", log.read().decode(errors="replace"))
+        lines = re.findall(r"(\d+)/(\d+) \(\d+%\), (\S+ step/s), ([^,\n]+ left)", log.read().decode(errors="replace"))
         if lines:
             done, total, rate, left = lines[-1]
             return int(done), int(total), f"{rate}, {left}"
@@ -88,7 +92,7 @@ def row_of(
         way = f'<span class="bar"><span style="width:{share:.0f}%"></span></span>{way}' + (f"<small>{escape(told[2])}</small>" if state == "running" else "")
     numbers = [escape(text) for text in told_numbers(run) if not text.startswith("step ")]  # those stand in a column of their own
     error = "" if state in ("finished", "running", "waiting") else (run.get("error") or "").strip().split("\n")[0]
-    result = f'<span title="{escape(error)}">{escape(error[:90])}</span>' if error else " · ".join(numbers)
+    result = f'<span class="error" title="{escape(error)}">{escape(error[:90])}</span>' if error else " · ".join(numbers)
     cells = [
         f'<span class="state" style="background:{COLOURS.get(state, "#c0392b")}">{escape(state)}</span>',
         f'<span title="{escape(folder)}">{escape(os.path.basename(folder))}</span>',
@@ -108,7 +112,7 @@ def told_states(runs: list[dict[str, Any]]) -> str:
 
 # %% ../../nbs/viz/07_runs.ipynb #8dfaf496
 STYLE = """
-.xm-runs { font: 13px/1.35 system-ui, sans-serif; color: var(--jp-content-font-color1, #222); max-height: 70vh; overflow: auto; }
+.xm-runs { font: 13px/1.35 system-ui, sans-serif; color: var(--jp-content-font-color1, #222); max-height: max(70vh, 300px); overflow: auto; }
 .xm-runs table { border-collapse: collapse; white-space: nowrap; margin: 0; }
 .xm-runs th, .xm-runs td { padding: 3px 10px 3px 0; text-align: left; border-bottom: 1px solid var(--jp-border-color2, #ddd); vertical-align: middle; }
 .xm-runs th { position: sticky; top: 0; background: var(--jp-layout-color0, #fff); font-weight: 600; z-index: 1; }
@@ -120,6 +124,7 @@ STYLE = """
 .xm-runs button { font: inherit; padding: 1px 10px; cursor: pointer; color: inherit; background: var(--jp-layout-color2, #eee); border: 1px solid var(--jp-border-color1, #bbb); border-radius: 4px; }
 .xm-runs button:hover { background: var(--jp-layout-color3, #ddd); }
 .xm-runs button:disabled { opacity: 0.4; }
+.xm-runs .error { display: inline-block; min-width: 20em; max-width: 32em; white-space: normal; overflow-wrap: anywhere; }
 .xm-runs .said { color: var(--jp-content-font-color2, #666); margin: 5px 0; }
 """
 
@@ -147,13 +152,23 @@ def stop(
         os.killpg(run["kernel"], signal.SIGINT) if run.get("kernel") else os.kill(run["pid"], signal.SIGTERM)
 
 
+def has_turn(
+    run: dict[str, Any],  # as `read_run` gives it
+) -> bool:
+    "Is the run finished that it follows, if it follows one?"
+    before = run.get("after") and read_run(Path(run["folder"]).resolve().parent / run["after"])
+    return not run.get("after") or bool(before) and before["state"] == "finished"
+
+
 def resume(
     folder: str | Path,  # of a run
 ) -> subprocess.Popen:
-    "Let a run go on in a process of its own. Raises ValueError if it is finished, or at work."
+    "Let a run go on in a process of its own. Raises ValueError if it is finished, at work, or follows a run that is not finished."
     run = read_run(folder) or {"state": "not there"}
     if run["state"] in ("finished", "running", "not there", "damaged"):
         raise ValueError(f"{os.path.basename(folder)} is {run['state']}: there is nothing to resume")
+    if not has_turn(run):
+        raise ValueError(f"{os.path.basename(folder)} follows {run['after']}, which is not finished")
     given = {"OMP_NUM_THREADS": run.get("threads"), "CUDA_VISIBLE_DEVICES": run.get("gpu")}  # where it was
     env = os.environ | {name: value for name, value in given.items() if value is not None}
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the run's log.txt has it
@@ -220,9 +235,11 @@ class RunsView:
                 self.names, self.told, news["heading"] = names, {}, heading(names)
             known, order = list(self.told), [run["folder"] for run in runs]
             for run in runs:
-                made_of = json.dumps(run, sort_keys=True), *(_stamp(f"{run['folder']}/{name}") for name in ("metrics.csv", "log.txt"))
+                act = {"waiting": "start", "running": "stop", "finished": "", "damaged": ""}.get(run["state"], "resume") if "training" not in run else ""
+                if act in ("start", "resume") and not has_turn(run):
+                    act = ""
+                made_of = act, json.dumps(run, sort_keys=True), *(_stamp(f"{run['folder']}/{name}") for name in ("metrics.csv", "log.txt"))
                 if made_of != self.told.get(run["folder"], (None,))[0]:
-                    act = {"waiting": "start", "running": "stop", "finished": "", "damaged": ""}.get(run["state"], "resume") if "training" not in run else ""
                     self.told[run["folder"]] = made_of, row_of(run, names), act
                     news["rows"].append((run["folder"], *self.told[run["folder"]][1:]))
             if known != order or "heading" in news:
@@ -262,8 +279,10 @@ class RunsView:
             began = time.monotonic()
             try:
                 self.look()
-            except OSError as error:  # of a disk that comes and goes
-                self.widget.log.warning("%s: %s", self.folder, error)
+            except Exception as error:  # of a disk that comes and goes, of a file that is not what it should be: said, and looked at again
+                with self.looking:
+                    self.told, self.names, self.last = {}, None, f"{self.folder}: {type(error).__name__}: {error}"
+                    self.send({"rows": [], "said": self.last})
             over.wait(max(self.every, 10 * (time.monotonic() - began)))
 
     def close(self) -> None:
