@@ -59,7 +59,7 @@ while state["step"] < steps:
     if trouble == "disk":
         (out / "big").write_bytes(bytes(8_000_000))
     time.sleep(pause)"""
-RESULTS = """results = {"title": "Tiny", "summary": "A walk.", "provenance": {"versions": {"tiny": "1"}}, "measures": {"loss": state["loss"]}, "checkpoint": str(checkpoint)}
+RESULTS = """results = {"title": "Tiny", "summary": "A walk.", "provenance": {"versions": {"tiny": "1"}}, "measures": {"loss": state["loss"]}, "tables": [{"title": "Walk", "rows": [["step", "loss"], [state["step"], state["loss"]]]}], "checkpoint": str(checkpoint)}
 (out / "results.json").write_text(json.dumps(results))"""
 AFTER = """import json
 from pathlib import Path
@@ -303,6 +303,14 @@ def test_the_time_limit_ends_children_too(tiny):
         if (child := Path(run["folder"]) / "child").is_file():
             break
     assert not alive(int(child.read_text())) and "trouble" in run["parameters"] and run["kernel"] is None
+
+
+def test_a_single_run_tells_its_own_tables(tiny):
+    "As the notebooks of published tables are asked."
+    titles = lambda folder: [table["title"] for table in read_results(folder)["tables"]]
+    assert "\nWalk\nstep  loss\n4" in quietly(tiny, [], [], "one")[1] and titles("one")[-1] == "Walk"
+    quietly(tiny, ["seed=0,1"], [], "two")
+    assert "Walk" not in titles("two")
 
 
 def test_the_energy_of_a_gpu(tiny, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import ast
 import difflib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -222,6 +223,7 @@ def execute(
     from traitlets.config import Config
 
     notebook, out, kernels = Path(notebook), Path(out).resolve(), []
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of widgets that nobody sees
     results = out / "results.json"
     results.unlink(missing_ok=True)  # so that an earlier run's results are never taken for this one's
 

@@ -200,7 +200,7 @@ def summarise(
         for i, rows in enumerate(tables_of(own)):
             tables.append({"title": f"{stem}: mean ± standard deviation over seeds{', continued' if i else ''}", "rows": rows})
     if len(finished) == 1:  # what it has to say itself
-        tables += read_results(finished[0]["folder"]).get("tables", [])
+        tables += [table | {"rows": [list(map(str, row)) for row in table["rows"]]} for table in read_results(finished[0]["folder"]).get("tables", [])]
     tables += [failures_of(others)] if others else []
     results = {
         "title": f"Sweep: {', '.join(dict.fromkeys(stem_of(run) for run in runs))}",
