@@ -2,7 +2,7 @@
 # All tests: notebooks and package agree, every notebook runs, then tests/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cores="$(env -u OMP_NUM_THREADS nproc)"  # which believes that variable more than the machine
+cores="$(env -u OMP_NUM_THREADS nproc)"  # with that variable it tells its value
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" MPLBACKEND=agg
 
 echo "== notebooks and package agree"
@@ -20,7 +20,7 @@ tools/readme.sh "$copy/README.made" && diff README.md "$copy/README.made" || {
 }
 
 echo "== every notebook runs"
-nbdev_test --n_workers "$cores" --timing --do_print
+nbdev_test --n_workers 1 --timing --do_print
 
 echo "== tests/"
 tools/browser.sh
