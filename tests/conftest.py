@@ -1,4 +1,4 @@
-"""What several tests need: a browser and a JupyterLab (`browser`, `new_page`, `lab`), a Dask cluster (`dask`), patience (`until`)."""
+"""What several tests need: a browser and a JupyterLab (`browser`, `new_page`, `lab`), a Dask cluster (`dask`), notebooks (`write_notebook`), patience (`until`)."""
 
 import json
 import os
@@ -191,3 +191,13 @@ def address(tmp_path):
     file = tmp_path / "scheduler.json"
     until(lambda: file.exists() and file.read_text().rstrip().endswith("}"))
     return json.loads(file.read_text())["address"]
+
+
+def write_notebook(path, *cells, tags=("parameters",)):
+    "A notebook of code cells, the first with tags."
+    import nbformat
+
+    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    book.cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": list(tags) if i == 0 else []}) for i, cell in enumerate(cells)]
+    nbformat.write(book, path)
+    return path

@@ -19,18 +19,17 @@ import pytest
 pytest.importorskip("papermill", reason="runs are notebooks, executed by papermill")
 pytest.importorskip("distributed", reason="the workers are Dask's: pip install -e '.[cluster]'")
 pytest.importorskip("anywidget", reason="the live table is a widget: pip install -e '.[lab]'")
-import nbformat  # noqa: E402
-from conftest import WORKER, address, until  # noqa: E402
+from conftest import WORKER, address, until, write_notebook  # noqa: E402
 
 from xmodal import runs  # noqa: E402
 from xmodal.cluster import Tasks, carry_out, sbatch_options, slurm_array, slurm_training, slurm_workers, submit_training  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
-from xmodal.superpixels import cluster  # noqa: E402
 from xmodal.plan import plan  # noqa: E402
 from xmodal.runner import Runner  # noqa: E402
-from xmodal.worker import write_plan  # noqa: E402
+from xmodal.superpixels import cluster  # noqa: E402
 from xmodal.tracking import mirror  # noqa: E402
 from xmodal.viz.runs_view import RunsView, resume, runs_table, stop  # noqa: E402
+from xmodal.worker import write_plan  # noqa: E402
 
 TRAINING = """import json, os, sys, time
 from pathlib import Path
@@ -55,12 +54,6 @@ AFTER = """import json
 from pathlib import Path
 
 (Path(out) / "results.json").write_text(json.dumps({"title": "After", "summary": "", "provenance": {}, "measures": {"seed": seed}}))"""
-
-
-def write_notebook(path, *cells):
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    book.cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"][i:]}) for i, cell in enumerate(cells)]
-    nbformat.write(book, path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import refusal
+from conftest import refusal, until, write_notebook
 
 papermill = pytest.importorskip("papermill", reason="runs are notebooks, executed by papermill")
 pytest.importorskip("matplotlib", reason="a sweep draws its report")
@@ -69,13 +69,6 @@ results = {"title": "After", "summary": "", "provenance": {}, "measures": {"doub
 (Path(out) / "results.json").write_text(json.dumps(results))"""
 
 
-def write_notebook(path, *cells, tags=("parameters",)):
-    book = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
-    book.cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": list(tags) if i == 0 else []}) for i, cell in enumerate(cells)]
-    nbformat.write(book, path)
-    return path
-
-
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
     "A notebook that takes steps and keeps a checkpoint, and one that follows it."
@@ -94,14 +87,6 @@ def alive(pid):
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def wait_for(what, seconds=180.0):
-    until = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < until, "it did not happen"
-        time.sleep(0.05)
-    return value
 
 
 # --- before anything runs
@@ -365,19 +350,19 @@ def running(out="sweep"):
 def disturbed(grid, notebook):
     "A sweep of six, killed twice and stopped once."
     first = begin(grid, notebook=notebook)  # the runner is killed
-    run = wait_for(running)[0]
+    run = until(running, 180)[0]
     workers = {run["pid"] for run in running()} | {run["pid"]}
     kernels = {run["kernel"] for run in running()} | {run["kernel"]}
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    wait_for(lambda: not any(map(alive, workers | kernels)), 60)
+    until(lambda: not any(map(alive, workers | kernels)), 60)
 
     second = begin(grid, notebook=notebook)  # a kernel is killed, then Ctrl-C
-    victim = wait_for(running)[0]
+    victim = until(running, 180)[0]
     os.killpg(victim["kernel"], signal.SIGKILL)
-    wait_for(lambda: runs.read_run(victim["folder"])["attempts"] > victim["attempts"])  # it is noticed, and the run is tried again
-    wait_for(lambda: sum(state == "finished" for state in state_of("sweep").values()) >= 2)
-    wait_for(running)
+    until(lambda: runs.read_run(victim["folder"])["attempts"] > victim["attempts"], 180)  # it is noticed, and the run is tried again
+    until(lambda: sum(state == "finished" for state in state_of("sweep").values()) >= 2, 180)
+    until(running, 180)
     second.send_signal(signal.SIGINT)
     said = second.communicate(timeout=300)[0]
     assert second.returncode == 130 and "killed  " in said and "tried again" in said and "give the same command again to go on" in said
@@ -428,12 +413,12 @@ def test_what_a_dead_kernel_has_left_is_ended(tiny):
     "Runner, worker and kernel are killed at once; what the kernel had started holds the lock of the run."
     grid = ["trouble=child", "pause=0.5"]
     first = begin(grid, workers=1)
-    run = wait_for(running)[0]
+    run = until(running, 180)[0]
     child = int((Path(run["folder"]) / "child").read_text())
     for pid in (first.pid, run["pid"], run["kernel"]):
         os.kill(pid, signal.SIGKILL)
     first.communicate()
-    wait_for(lambda: not alive(run["pid"]) and not alive(run["kernel"]))
+    until(lambda: not alive(run["pid"]) and not alive(run["kernel"]), 180)
     assert alive(child)
     said = begin(grid, workers=1).communicate(timeout=300)[0]
     assert "finished   tiny" in said and not alive(child)
@@ -442,7 +427,7 @@ def test_what_a_dead_kernel_has_left_is_ended(tiny):
 def test_two_signals_at_once_are_one(tiny):
     "As `timeout` sends them: the run keeps its checkpoint."
     sweeping = begin(["pause=0.5", "steps=100"], workers=1)
-    folder = wait_for(running)[0]["folder"]
+    folder = until(running, 180)[0]["folder"]
     sweeping.send_signal(signal.SIGTERM)
     time.sleep(0.05)
     sweeping.send_signal(signal.SIGTERM)

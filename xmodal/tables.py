@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rows', 'Cells', 'OVERHEAD', 'check_inputs', 'open_labelled', 'check_weights', 'work_of', 'estimate', 'told_number',
            'unfit', 'foresee', 'planned', 'carry_out', 'pretrained', 'cell_points', 'cards_of', 'on_lists',
-           'as_published', 'beside', 'text_of', 'lacking', 'rows_of', 'told_values', 'told_tables', 'write_table']
+           'as_published', 'told_values', 'rows_of', 'text_of', 'lacking', 'beside', 'told_tables', 'write_table']
 
 # %% ../nbs/19_tables.ipynb #487d720c
 from collections.abc import Sequence
@@ -255,7 +255,7 @@ def cards_of(
         cards.append({"row": run["varied"]["row"], "column": column, "value": one["values"][0]} | under)
     return cards
 
-
+# %% ../nbs/19_tables.ipynb #2b6b73ed
 def on_lists(
     result: Result,  # of depth, which is published for lists of images
     train_list: str | Path,
@@ -276,34 +276,39 @@ def as_published(
     frames = [(card[kind], getattr(result, kind)) for kind in ("split", "test")]
     return card["protocol_hash"] == under.hash and all(ours == theirs or not (depth or theirs) for ours, theirs in frames)
 
+# %% ../nbs/19_tables.ipynb #59ab1b3a
+def told_values(
+    values: list[float],  # one a seed
+    digits: int,
+) -> str:  # "38.2 ± 0.4 (n 3)"
+    "Mean, sample standard deviation and how many; nothing of nothing."
+    if not values:
+        return ""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread} (n {len(values)})"
 
-def beside(
-    cards: list[dict[str, Any]],  # of `cards_of`
+
+def rows_of(
+    column: str,  # "nuscenes, fine-tuning, 1 %, mIoU"
+    ours: list[dict[str, Any]],  # cards of the column
     published: list[Result],
-    missing: dict[str, str],  # row ("NCLR", or "NCLR, nuscenes") that has no number of ours -> why
-) -> list[dict[str, Any]]:  # title, text, rows: the first is the heading
-    "One table a dataset: a row for each method in each of its columns; ours is mean ± standard deviation (n seeds), beside it the published number, both with the name of their protocol. Raises MixedProtocols for numbers of ours that are of two."
-    columns: dict[str, list[str]] = {}  # of each dataset
-    for column in dict.fromkeys([*(result.column for result in published), *(card["column"] for card in cards)]):
-        columns.setdefault(column.partition(", ")[0], []).append(column)
-    tables = []
-    for dataset, names in columns.items():
-        ours = [card for card in cards if card["column"] in names]
-        theirs = [result for result in published if result.column in names]
-        methods = dict.fromkeys([*(result.method for result in theirs), *(card["row"] for card in ours)])
-        methods = sorted(methods, key=lambda method: method not in ("random", "scratch"))  # those first
-        if len(protocols := {(card["protocol"], card["protocol_hash"]) for card in ours}) > 1:
-            told = " and ".join(f"{name} ({found[:8]})" for name, found in sorted(protocols))
-            raise MixedProtocols(f"our numbers on {dataset} would mix the protocols {told}")
-        heading = ["measured", "method", f"ours: {ours[0]['protocol']}" if ours else "ours: not measured"]
-        heading.append(f"published: {theirs[0].protocol.name}" if theirs else "published: none")
-        body = [row for name in names for row in rows_of(name, [card for card in ours if card["column"] == name], theirs, methods)]
-        unit = " in per cent" if "IoU" in names[0] or "mAP" in names[0] else ""
-        text = text_of(ours, theirs) + (lacking(dataset, methods, ours, missing) if ours or not cards else "")
-        tables.append({"title": f"{dataset}: {names[0].rpartition(', ')[2]}{unit}", "text": text, "rows": [heading, *body]})
-    return tables
+    methods: list[str],  # in their order
+) -> list[list[str]]:
+    "Those of a table that one column of results gives; only the first says what was measured."
+    for kind in ("protocol_hash", "split", "test"):
+        if len({card[kind] for card in ours}) > 1:
+            raise MixedProtocols(f"our column '{column}' would mix numbers that differ in their {kind}")
+    digits, theirs = 3 if "Abs Rel" in column else 1, {result.method: result for result in published if result.column == column}
+    rows = []
+    for method in methods:
+        values = [card["value"] for card in ours if card["row"] == method]
+        if values or method in theirs:
+            what = "" if rows else column.partition(", ")[2].rpartition(", ")[0]
+            known = f"{theirs[method].values[0]:.{digits}f}" if method in theirs else ""
+            rows.append([what, method, told_values(values, digits), known])
+    return rows
 
-
+# %% ../nbs/19_tables.ipynb #7891bd11
 def text_of(
     ours: list[dict[str, Any]],  # of one dataset
     theirs: list[Result],
@@ -333,37 +338,32 @@ def lacking(
             whys.setdefault(why, []).append(method)
     return "".join(f"\n\nNo number of ours for {', '.join(rows)}: {why}." for why, rows in whys.items())
 
-
-def rows_of(
-    column: str,  # "nuscenes, fine-tuning, 1 %, mIoU"
-    ours: list[dict[str, Any]],  # cards of the column
+# %% ../nbs/19_tables.ipynb #7520ffd5
+def beside(
+    cards: list[dict[str, Any]],  # of `cards_of`
     published: list[Result],
-    methods: list[str],  # in their order
-) -> list[list[str]]:
-    "Those of a table that one column of results gives; only the first says what was measured."
-    for kind in ("protocol_hash", "split", "test"):
-        if len({card[kind] for card in ours}) > 1:
-            raise MixedProtocols(f"our column '{column}' would mix numbers that differ in their {kind}")
-    digits, theirs = 3 if "Abs Rel" in column else 1, {result.method: result for result in published if result.column == column}
-    rows = []
-    for method in methods:
-        values = [card["value"] for card in ours if card["row"] == method]
-        if values or method in theirs:
-            what = "" if rows else column.partition(", ")[2].rpartition(", ")[0]
-            known = f"{theirs[method].values[0]:.{digits}f}" if method in theirs else ""
-            rows.append([what, method, told_values(values, digits), known])
-    return rows
-
-
-def told_values(
-    values: list[float],  # one a seed
-    digits: int,
-) -> str:  # "38.2 ± 0.4 (n 3)"
-    "Mean, sample standard deviation and how many; nothing of nothing."
-    if not values:
-        return ""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread} (n {len(values)})"
+    missing: dict[str, str],  # row ("NCLR", or "NCLR, nuscenes") that has no number of ours -> why
+) -> list[dict[str, Any]]:  # title, text, rows: the first is the heading
+    "One table a dataset: a row for each method in each of its columns; ours is mean ± standard deviation (n seeds), beside it the published number, both with the name of their protocol. Raises MixedProtocols for numbers of ours that are of two."
+    columns: dict[str, list[str]] = {}  # of each dataset
+    for column in dict.fromkeys([*(result.column for result in published), *(card["column"] for card in cards)]):
+        columns.setdefault(column.partition(", ")[0], []).append(column)
+    tables = []
+    for dataset, names in columns.items():
+        ours = [card for card in cards if card["column"] in names]
+        theirs = [result for result in published if result.column in names]
+        methods = dict.fromkeys([*(result.method for result in theirs), *(card["row"] for card in ours)])
+        methods = sorted(methods, key=lambda method: method not in ("random", "scratch"))  # those first
+        if len(protocols := {(card["protocol"], card["protocol_hash"]) for card in ours}) > 1:
+            told = " and ".join(f"{name} ({found[:8]})" for name, found in sorted(protocols))
+            raise MixedProtocols(f"our numbers on {dataset} would mix the protocols {told}")
+        heading = ["measured", "method", f"ours: {ours[0]['protocol']}" if ours else "ours: not measured"]
+        heading.append(f"published: {theirs[0].protocol.name}" if theirs else "published: none")
+        body = [row for name in names for row in rows_of(name, [card for card in ours if card["column"] == name], theirs, methods)]
+        unit = " in per cent" if "IoU" in names[0] or "mAP" in names[0] else ""
+        text = text_of(ours, theirs) + (lacking(dataset, methods, ours, missing) if ours or not cards else "")
+        tables.append({"title": f"{dataset}: {names[0].rpartition(', ')[2]}{unit}", "text": text, "rows": [heading, *body]})
+    return tables
 
 # %% ../nbs/19_tables.ipynb #2c94aace
 def told_tables(
