@@ -592,7 +592,11 @@ def test_the_table_in_jupyterlab(lab, browser, tmp_path, prepare):
     if place := os.environ.get("XMODAL_PICTURE"):
         page.wait_for_timeout(3000)
         page.screenshot(path=place)
-    row.locator("button:has-text('stop')").click()
+    place, told = row.locator("button:has-text('stop')").bounding_box(), row.inner_text()
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.mouse.down()  # a slow finger: the row changes below it
+    page.wait_for_function("([row, told]) => row.innerText !== told", arg=[row.element_handle(), told])
+    page.mouse.up()
     row.locator(".state:has-text('stopped')").wait_for(timeout=60_000)
     assert now(found[0])["state"] == "stopped" and page.locator(".xm-runs .state:has-text('waiting')").count() == 2
     page.context.close()

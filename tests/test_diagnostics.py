@@ -103,7 +103,7 @@ def test_diagnostics_and_invariance_with_an_image_network_and_without_labels(str
     assert json.loads((tmp_path / "out/diagnostics.json").read_text()) == result
     assert result["frames_with_partners"] == 2 and not result["frames_without_partners"]
     few = {name: replace(CHANGES[name], strengths=CHANGES[name].strengths[:2]) for name in ("turned", "fewer beams")}
-    changes = invariance(run.checkpoint, bare, tmp_path / "out", frames=1, points=200, changes=few)["changes"]
+    changes = invariance(run.checkpoint, Subset(bare, [0]), tmp_path / "out", points=200, changes=few)["changes"]
     assert all(abs(change["trained"][0] - 1) < 1e-4 and change["trained"][1] < 1 for change in changes.values())
 
 

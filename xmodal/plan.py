@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INHERITED', 'values_of', 'split_outside', 'value_of', 'literal', 'grid_of', 'name_of', 'writable', 'paths_in',
-           'recordings_of', 'check_recipe', 'inputs_of', 'plan', 'told_plan', 'shown', 'took', 'like']
+           'recordings_of', 'check_recipe', 'inputs_of', 'plan', 'told_plan', 'took', 'like']
 
 # %% ../nbs/14_plan.ipynb #aef15871
 import ast
@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .experiments import Parameter, check_parameters, meant, parameters_of
+from .experiments import Parameter, as_word, check_parameters, meant, parameters_of
 from .progress import duration
 from .runs import NOT_IN_KEY, card_of, code_digest, data_digest, fingerprint, key_of, notebook_digest, told_table
 
@@ -190,9 +190,9 @@ INHERITED = ("data", "root", "seed", "budget", "cache")
 
 def plan(
     notebook: str | Path,
-    words: list[str] = (),  # "method=slidr,ppkt"
-    then: list[str] = (),  # notebooks that follow, each on the one before: paths, or names beside the first
-    out: str | Path = "runs/sweep",
+    words: list[str],  # "method=slidr,ppkt"
+    then: list[str],  # notebooks that follow, each on the one before: paths, or names beside the first
+    out: str | Path,  # folder of all runs
 ) -> list[dict[str, Any]]:  # for each run what its run.json will say, and its folder
     "All runs, each after the one that it follows. Raises ValueError for what cannot be, FileNotFoundError for what is not there: before anything is done."
     out, books = writable(Path(out).resolve()), [Path(notebook)]
@@ -240,10 +240,10 @@ def told_plan(
     lines = []
     for stage in () if brief else sorted({run["stage"] for run in runs}):
         of = [run for run in runs if run["stage"] == stage]
-        common = [f"{name}={shown(of[0]['parameters'][name])}" for name in of[0]["given"] if name not in of[0]["varied"]]
+        common = [f"{name}={as_word(of[0]['parameters'][name])}" for name in of[0]["given"] if name not in of[0]["varied"]]
         before = [f"each goes on from its {Path(run['source']).stem}" for run in runs if run["stage"] == stage - 1][:1]
         lines.append(", ".join([Path(of[0]["source"]).name, *before, *common]))
-        rows = [[f"  {run['state']}", Path(run["folder"]).name, " ".join(f"{name}={shown(value)}" for name, value in run["varied"].items()), took(run, expected)] for run in of]
+        rows = [[f"  {run['state']}", Path(run["folder"]).name, " ".join(f"{name}={as_word(value)}" for name, value in run["varied"].items()), took(run, expected)] for run in of]
         lines += [told_table(rows), ""]
     costs = [seconds for seconds in expected.values() if seconds]
     about = f", about {duration(sum(costs) / workers)}" if costs else ""
@@ -254,11 +254,6 @@ def told_plan(
         lines.append(f"{older} that {'is' if older == 1 else 'are'} finished here {'is' if older == 1 else 'are'} of other code of xmodal, or another torch, and {'does' if older == 1 else 'do'} not count")
     one = f"{workers} at a time" if workers > 1 else "one at a time"
     return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {len(done)} finished, {len(left)} to do, {one}{about}"])
-
-
-def shown(value: Any) -> str:
-    "As it is written after -p."
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def took(run: dict[str, Any], expected: dict[str, float]) -> str:

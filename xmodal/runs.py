@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NOT_IN_KEY', 'SILENCE', 'fingerprint', 'notebook_digest', 'code_digest', 'data_digest', 'key_of', 'read_run',
            'write_run', 'is_lost', 'card_of', 'last_row', 'logged_rows', 'read_training', 'runs_in', 'told_runs',
-           'told_numbers', 'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in', 'open_questions',
-           'compare_runs']
+           'told_states', 'told_numbers', 'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in',
+           'open_questions', 'compare_runs']
 
 # %% ../nbs/13_runs.ipynb #3bd234ec
 import csv
@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ def told_runs(
 ) -> str:  # a line each
     "State, name, time, how far it is, and the first numbers of each run."
     if not runs:
-        return "no runs here"
+        return told_states(runs)
     rows, top = [], os.path.commonpath([os.path.dirname(os.path.abspath(run["folder"])) for run in runs])
     for run in runs:
         seconds = run.get("seconds")
@@ -232,8 +233,15 @@ def told_runs(
     code = code_digest() if any("digests" in run for run in runs) else ""
     if older := sum("code" in run.get("digests", {}) and run["digests"]["code"] != code for run in runs):
         lines.append(f"{older} of them {'is' if older == 1 else 'are'} of other code of xmodal than this")
-    count = {state: sum(run["state"] == state for run in runs) for state in dict.fromkeys(run["state"] for run in runs)}
-    return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {', '.join(f'{n} {state}' for state, n in count.items())}"])
+    return "\n".join([*lines, told_states(runs)])
+
+
+def told_states(
+    runs: list[dict[str, Any]],
+) -> str:
+    "How many there are in each state."
+    counts = Counter(run["state"] for run in runs)
+    return f"{len(runs)} run{'' if len(runs) == 1 else 's'}: " + ", ".join(f"{n} {state}" for state, n in counts.items()) if runs else "no runs here yet"
 
 
 def told_numbers(run: dict[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .cost import told_energy
-from .experiments import write_json
+from .experiments import as_word, write_json
 from .progress import duration
 from .results import read_results, report
 from .runs import card_of, logged_rows, told_table
@@ -311,7 +311,7 @@ def commands_of(
         while chain[0]["after"] in known:
             chain.insert(0, known[chain[0]["after"]])
         given = {key: one["parameters"][key] for one in chain for key in one.get("given", [])}
-        words = [word for key, value in given.items() for word in ("-p", f"{key}={value if isinstance(value, str) and ',' not in value else json.dumps(value)}")]
+        words = [word for key, value in given.items() for word in ("-p", f"{key}={as_word(value)}")]
         then = ["--then", *(one["source"] for one in chain[1:])] if chain[1:] else []
         threads = [f"OMP_NUM_THREADS={run['threads']}"] if run.get("threads") else []  # other sums, other last digits
         lines.append(f"- {name}: {code(shlex.join([*threads, 'xmodal', 'sweep', chain[0].get('source', ''), *words, *then, '--out', f'{out}-again']))}")

@@ -22,7 +22,7 @@ from .demo import EXPERIMENTS
 from .evaluation.depth_frames import DepthProtocol, listed_ids
 from .evaluation.downstream import chosen_frames
 from .evaluation.protocols import POOLS, MixedProtocols, Protocol, Result, Split, quick_on, subset
-from .experiments import RunFailed, command_of, write_json
+from .experiments import RunFailed, as_word, command_of, write_json
 from .frame import BadData
 from .needs import needs_of
 from .plan import name_of, plan, told_plan
@@ -175,7 +175,7 @@ def planned(
     runs = []
     for group in found.values():
         values = {name: dict.fromkeys(parameters[name] for _, parameters in group) for name in group[0][1]}
-        whole = plan(book, [f"{name}={','.join(map(str, of))}" for name, of in values.items()], (), out)
+        whole = plan(book, [f"{name}={','.join(map(as_word, of))}" for name, of in values.items()], (), out)
         for called, parameters in group:
             run = next(run for run in whole if all(run["parameters"][name] == value for name, value in parameters.items()))
             runs.append(run | {"varied": called, "folder": str(out / f"{name_of(book, called)}-{run['key'][:10]}")})

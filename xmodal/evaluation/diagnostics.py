@@ -375,7 +375,6 @@ def diagnose_features(
     test: Any,  # held-out Frames, with labels or without
     out: str | Path | None = None,  # folder for diagnostics.json and the figures
     seed: int = 0,  # of the twin's weights and of what is drawn
-    frames: int = 6,  # looked at, evenly spaced over `test`
     points: int = 500,  # drawn from each
     pairs: int = 300,  # partners drawn from each, at most
     k: int = 10,  # nearest features
@@ -383,8 +382,7 @@ def diagnose_features(
     "Numbers and pictures of a trained method and of its random twin, on the same frames. Raises ValueError as `collect` does."
     method, card = load_method(checkpoint)
     pair = {"trained": method, "random": random_twin(method, card["method"], seed)}
-    rows = np.unique(np.linspace(0, len(test) - 1, frames).round().astype(int))
-    shown = [test[int(row)] for row in rows]
+    shown = [test[i] for i in range(len(test))]
     samples = {}
     with Progress(2, "diagnostics", "network") as progress:
         for which, network in pair.items():

@@ -177,7 +177,6 @@ def invariance(
     test: Any,  # held-out Frames; no labels needed
     out: str | Path | None = None,  # folder for invariance.png and invariance.json
     seed: int = 0,  # of the twin's weights and of what is drawn
-    frames: int = 4,  # looked at, evenly spaced over `test`
     points: int = 2000,  # compared in each frame
     head: bool = True,  # the unit features in which the method compares; False: those before its head, which a probe reads
     changes: dict[str, Change] = CHANGES,
@@ -185,8 +184,7 @@ def invariance(
     "How much the features of points change when the scan does. Raises ValueError for a network that has diverged."
     method, card = load_method(checkpoint)
     pair = {"trained": method, "random": random_twin(method, card["method"], seed)}
-    rows = np.unique(np.linspace(0, len(test) - 1, frames).round().astype(int))
-    shown = [test[int(row)] for row in rows]
+    shown = [test[i] for i in range(len(test))]
     result: dict[str, Any] = {"method": card["method"], "features": "behind the head" if head else "before the head", "frames": [frame.id for frame in shown], "floor": {}, "changes": {}}
     with Progress(len(changes), "invariance", "change") as progress:
         for name, change in changes.items():

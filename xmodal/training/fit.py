@@ -28,6 +28,7 @@ from ..collapse import CollapseWatch
 from ..files import write_whole
 from ..frame import BadData
 from ..progress import Progress
+from ..runs import logged_rows
 from .batches import Batches
 from .checkpoint import load, optimizer_tensors, provenance, restore_optimizers, save
 from .processes import Meeting, everyone, from_first, join, meeting, none_lost, place, same_weights, shared_norms, stand_in, sum_gradients, untracked
@@ -190,12 +191,9 @@ class Log:
                 pass
 
     def read(self) -> list[dict[str, float]]:
-        "All lines of metrics.csv."
-        if not self.metrics.exists():
-            return []
-        with open(self.metrics, newline="") as file:
-            number = lambda text: int(text) if text.isdigit() else float(text)
-            return [{key: number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        "All whole lines of metrics.csv."
+        number = lambda text: int(text) if text.isdigit() else float(text)
+        return [{key: number(value) for key, value in row.items() if value} for row in logged_rows(self.metrics.parent)]
 
     def complaints(self) -> set[str]:
         "What faults.csv says already, so that a run that goes on does not say it again."
