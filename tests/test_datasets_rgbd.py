@@ -22,6 +22,7 @@ from xmodal.data.nyu import NyuDepth
 from xmodal.data.redwood import Redwood, pairs
 from xmodal.data.scannet import SCANNET20, ScanNet, frame_starts, read_sens
 from xmodal.data.sunrgbd import SUNRGBD10, SunRgbd
+from xmodal.evaluation.depth_frames import eigen_split
 from xmodal.frame import BadData
 from xmodal.matching import projection_pairs
 
@@ -182,6 +183,10 @@ def test_nyu_sync(tmp_path):
     refused(lambda: dataset[dataset.ids.index("train/cafe_0001a/00015")], "rgb_00015.jpg", "missing")
     (tmp_path / "nyudepthv2_train_files_with_gt.txt").write_text("/train/cafe_0001a/rgb_00000.jpg /train/cafe_0001a/sync_depth_00000.png 518.8579\n\n")
     assert NyuDepth(tmp_path, "train").ids == ["train/cafe_0001a/00000"]
+    (tmp_path / "test.txt").write_text("test/cafe/rgb_00009.jpg test/cafe/sync_depth_00009.png 518.8579\ntest/bar/rgb_00001.jpg test/bar/sync_depth_00001.png 518.8579\n")
+    train, test = eigen_split(NyuDepth(tmp_path), tmp_path / "nyudepthv2_train_files_with_gt.txt", tmp_path / "test.txt")
+    assert train.ids == ["train/cafe_0001a/00000"] and test.ids == ["test/cafe/00009"] and test.name == "nyu, 1 of 2 frames of test.txt"
+    refused(lambda: eigen_split(NyuDepth(tmp_path / "train"), None, tmp_path / "test.txt"), "test.txt", "none of its 2 frames", "test/cafe/00009")
     (tmp_path / "nyudepthv2_train_files_with_gt.txt").write_text("kitchen.jpg kitchen.png\n")
     refused(lambda: NyuDepth(tmp_path, "train"), "nyudepthv2_train_files_with_gt.txt", "kitchen.jpg")
     refused(lambda: NyuDepth(tmp_path / "train", "test"), "the test split is not told")

@@ -356,7 +356,7 @@ def test_finetuning_leaves_sound_results(checkpoint, tmp_path):
     means, by_class, by_range = (table["rows"] for table in results["tables"])
     assert means[0][1].endswith("(quick, smoke)") and [row[0] for row in means[1:]] == ["ppkt", "random"]  # nothing published stands beside another protocol
     scores = results["runs"]["trained"]["scores"]
-    assert results["measures"]["mIoU, fine-tuning, 100 %, quick, smoke"] == scores["miou"]
+    assert results["measures"]["mIoU [%], fine-tuning, 100 %, quick, smoke"] == 100 * scores["miou"]
     assert {row[0] for row in by_class} >= set(scores["iou"]) and sum(row[-1] for row in by_range[1:]) == scores["points"]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"confusion.png", "errors.png"}
     page = Path(results["report"]).read_text()
@@ -379,7 +379,7 @@ def test_a_probe_is_kept_and_can_be_asked_again(checkpoint, tmp_path, capsys):
     results = run(EXPERIMENTS / "probe.ipynb", tmp_path, {"checkpoint": checkpoint, "budget": "smoke", "queries": 20})
     assert faults_of(results, tmp_path) == [] and results["checkpoint"] == checkpoint and results["figures"]
     assert "the numbers mean nothing" in (tmp_path / "report.html").read_text()
-    assert {"recall@10, point to pixel", "linear probe, mIoU", "nearest features, mIoU"} <= results["measures"].keys()
+    assert {"recall@10 [%], point to pixel", "linear probe, mIoU [%]", "nearest features, mIoU [%]"} <= results["measures"].keys()
     words = shlex.split(results["provenance"]["command"])
     assert words[:3] == ["xmodal", "sweep", "nbs/experiments/probe.ipynb"]
     (again,) = plan(EXPERIMENTS / "probe.ipynb", words[4::2], (), tmp_path / "sweep")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .files import write_whole
+from .experiments import write_json
 from .frame import BadData
 from .runs import card_of, data_digest, results_in
 
@@ -118,7 +118,7 @@ def combine(
         "figures": figures,
         "provenance": next((part["provenance"] for part in found.values()), {}) | {"command": shlex.join(["xmodal", "evaluate", str(run), "--measures", *names])},
     }
-    write_whole(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(folder / "results.json", results)
     return results
 
 
