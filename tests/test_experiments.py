@@ -27,6 +27,7 @@ from xmodal.methods.ppkt import PPKTRecipe  # noqa: E402
 from xmodal.pretrain import pretrain, recipes  # noqa: E402
 from xmodal.plan import plan  # noqa: E402
 from xmodal.results import state_of  # noqa: E402
+from xmodal.tables import planned  # noqa: E402
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.ipynb"))
 TABLES = tuple(name for name in NAMES if name.startswith("table_"))
@@ -270,6 +271,14 @@ def test_published_numbers_of_the_tables():
             method, *values = row.rsplit(" ", len(percents))
             typed |= {(protocol, dataset, method, linear, percent): float(value) for percent, value in zip(percents, values, strict=True)}
     assert typed == {(r.protocol.name, r.dataset, r.method, r.mode == "linear probe", r.percent): r.values[0] for r in PUBLISHED}
+
+
+def test_a_table_of_two_datasets_opens_each_in_its_own_folder(world, tmp_path):
+    nuscenes = write_nuscenes(Street(2, cameras=1, size=(64, 208), beams=16, samples=1, frames_per_drive=1), tmp_path / "nuscenes", progress=False)
+    of = [("kitti", str(world), 0), ("kitti", str(world), 1), ("nuscenes", str(nuscenes), 0), ("nuscenes", str(nuscenes), 1)]
+    runs = planned("pretrain", [({"row": data, "seed": seed}, {"data": data, "root": root, "seed": seed}) for data, root, seed in of], tmp_path / "out")
+    assert [tuple(run["parameters"][name] for name in ("data", "root", "seed")) for run in runs] == of and len({run["folder"] for run in runs}) == 4
+    assert runs[0]["digests"]["root"] == runs[1]["digests"]["root"] != runs[2]["digests"]["root"] == runs[3]["digests"]["root"]
 
 
 def test_published_numbers_want_what_was_published(world, tmp_path):

@@ -27,10 +27,10 @@ def runs(tmp_path_factory):
     for seed in range(2):
         folder = out / f"pretrain_seed{seed}-0"
         pretrain("ppkt", Subset(open_dataset("kitti", world), [0, 1]), folder, recipe, seed, source={"name": "kitti", "root": str(world)})
-        for name in ("similarity", "pca"):
+        for name in ("loss", "similarity", "pca"):
             (folder / "figures").mkdir(exist_ok=True)
             Image.fromarray(np.full((40, 120, 3), 99 * seed, np.uint8)).save(folder / f"figures/{name}.png")
-        figures = [{"title": name, "file": f"figures/{name}.png"} for name in ("similarity", "pca")]
+        figures = [{"title": name, "file": f"figures/{name}.png"} for name in ("loss", "similarity", "pca")]
         write_json(folder / "results.json", {"title": "T", "summary": "S", "provenance": {}, "figures": figures})
         run = {"folder": str(folder), "notebook": "notebooks/pretrain-0.ipynb", "source": "pretrain.ipynb", "stage": 0, "varied": {"seed": seed}, "after": None, "state": "finished"}
         made.append(run | {"parameters": {"seed": seed}, "given": ["seed"], "measures": {"loss": 1.0}, "seconds": 1.0, "digests": {"code": "ab"}, "cwd": "/"})
@@ -45,7 +45,7 @@ def test_the_same_query_of_all_runs(runs, monkeypatch):
     made, _ = runs
     out = Path(made[0]["folder"]).parent
     files = [figure["file"] for figure in summarise(out, made)["figures"]]
-    assert files == ["figures/learning_curves.png", "figures/query.jpg", "figures/same_query_1.jpg", "figures/pretrain/pca.png.jpg"]  # not the maps that each run has on a scale of its own
+    assert files == ["figures/learning_curves.png", "figures/query.jpg", "figures/same_query_1.jpg", "figures/pretrain/pca.png.jpg"]  # not the loss of each run, nor its maps on a scale of their own
     assert all((out / name).is_file() for name in files)
     ((_, queries, (low, high)),) = asked
     assert list(queries) == ["seed 0", "seed 1", "ppkt, random weights"] and len({tuple(query.uv) for query in queries.values()}) == 1

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INHERITED', 'values_of', 'split_outside', 'value_of', 'literal', 'grid_of', 'name_of', 'writable', 'paths_in',
-           'recordings_of', 'check_recipe', 'inputs_of', 'plan', 'told_plan', 'took', 'like']
+           'recordings_of', 'check_recipe', 'inputs_of', 'chain_at', 'plan', 'told_plan', 'took', 'like']
 
 # %% ../nbs/14_plan.ipynb #aef15871
 import ast
@@ -188,42 +188,53 @@ def inputs_of(
 INHERITED = ("data", "root", "seed", "budget", "cache")
 
 
+def chain_at(
+    point: dict[str, Any],  # parameters that are given
+    books: list[tuple[Path, dict[str, Parameter]]],  # notebooks with their parameters, each on the one before
+    varied: list[str],  # names of parameters that tell points apart
+    code: str,  # fingerprint of xmodal
+    looked_at: dict[Any, str],  # as of `inputs_of`
+    out: Path,  # folder of all runs
+) -> list[dict[str, Any]]:  # for each notebook what its run.json will say, and its folder
+    "A point of the grid: a run of each notebook. Raises ValueError for what cannot be, FileNotFoundError for what is not there."
+    chain, seen = [], set()
+    for i, (book, own) in enumerate(books):
+        parent = chain[-1] if chain else None
+        seen |= set(own)
+        given = check_parameters(book, own, {name: value for name, value in point.items() if name in own})
+        parameters = {name: parameter.default for name, parameter in own.items() if name != "out"}
+        if parent:
+            parameters |= {name: parent["parameters"][name] for name in INHERITED if name in own and name in parent["parameters"]}
+        elif "cache" in own:
+            parameters["cache"] = str(out / "cache")  # one for all
+        parameters |= given
+        made_of = {"code": code, "notebook": notebook_digest(book)} | inputs_of(own, parameters, given if parent else parameters, looked_at, out)
+        if parent:
+            made_of["after"] = parent["key"]
+        key = key_of(made_of, {name: os.path.realpath(value) if name in made_of and isinstance(value, str) else value for name, value in parameters.items()})
+        here = {name: point[name] for name in varied if name in seen}
+        chain.append({
+            "state": "waiting", "key": key, "folder": str(out / f"{name_of(book, here)}-{key[:10]}"),
+            "notebook": f"notebooks/{book.stem}-{made_of['notebook'][:10]}.ipynb", "source": str(book.resolve()), "after": parent and Path(parent["folder"]).name,
+            "parameters": parameters, "given": list(given), "varied": here, "digests": made_of, "cwd": os.getcwd(), "stage": i,
+        })  # fmt: skip
+    return chain
+
+
 def plan(
     notebook: str | Path,
     words: list[str],  # "method=slidr,ppkt"
     then: list[str],  # notebooks that follow, each on the one before: paths, or names beside the first
     out: str | Path,  # folder of all runs
-) -> list[dict[str, Any]]:  # for each run what its run.json will say, and its folder
-    "All runs, each after the one that it follows. Raises ValueError for what cannot be, FileNotFoundError for what is not there: before anything is done."
+) -> list[dict[str, Any]]:  # of `chain_at`, those of the first notebook first
+    "All runs, each once. Raises ValueError for what cannot be, FileNotFoundError for what is not there: before anything is done."
     out, books = writable(Path(out).resolve()), [Path(notebook)]
     books += [Path(name) if name.endswith(".ipynb") else books[0].with_name(f"{name}.ipynb") for name in then]
     known = [parameters_of(book) for book in books]
     grid = grid_of(words, books, known)
-    varied = [name for name, values in grid.items() if len(values) > 1]
-    digests = {"code": code_digest()}
-    runs: dict[str, dict[str, Any]] = {}
-    looked_at: dict[Any, str] = {}
-    for point in map(dict, product(*([(name, value) for value in values] for name, values in grid.items()))):
-        parent, seen = None, set()
-        for i, (book, own) in enumerate(zip(books, known)):
-            seen |= set(own)
-            given = check_parameters(book, own, {name: value for name, value in point.items() if name in own})
-            parameters = {name: parameter.default for name, parameter in own.items() if name != "out"}
-            if parent:
-                parameters |= {name: parent["parameters"][name] for name in INHERITED if name in own and name in parent["parameters"]}
-            elif "cache" in own:
-                parameters["cache"] = str(out / "cache")  # one for all
-            parameters |= given
-            made_of = digests | {"notebook": notebook_digest(book)} | inputs_of(own, parameters, given if parent else parameters, looked_at, out)
-            if parent:
-                made_of["after"] = parent["key"]
-            key = key_of(made_of, {name: os.path.realpath(value) if name in made_of and isinstance(value, str) else value for name, value in parameters.items()})
-            here = {name: point[name] for name in varied if name in seen}
-            runs[key] = parent = {
-                "state": "waiting", "key": key, "folder": str(out / f"{name_of(book, here)}-{key[:10]}"),
-                "notebook": f"notebooks/{book.stem}-{made_of['notebook'][:10]}.ipynb", "source": str(book.resolve()), "after": parent and Path(parent["folder"]).name,
-                "parameters": parameters, "given": list(given), "varied": here, "digests": made_of, "cwd": os.getcwd(), "stage": i,
-            }  # fmt: skip
+    varied, code, looked_at = [name for name, values in grid.items() if len(values) > 1], code_digest(), {}
+    points = map(dict, product(*([(name, value) for value in values] for name, values in grid.items())))
+    runs = {run["key"]: run for point in points for run in chain_at(point, list(zip(books, known)), varied, code, looked_at, out)}
     return sorted(runs.values(), key=lambda run: run["stage"])
 
 # %% ../nbs/14_plan.ipynb #ec4b30ba

@@ -22,15 +22,15 @@ from .demo import EXPERIMENTS
 from .evaluation.depth_frames import DepthProtocol, listed_ids
 from .evaluation.downstream import chosen_frames
 from .evaluation.protocols import POOLS, MixedProtocols, Protocol, Result, Split, quick_on, subset
-from .experiments import RunFailed, as_word, command_of, write_json
+from .experiments import RunFailed, command_of, parameters_of, write_json
 from .frame import BadData
 from .needs import needs_of
-from .plan import name_of, plan, told_plan
+from .plan import chain_at, name_of, told_plan, writable
 from .pretrain import digest, recipes, without_intensity
 from .progress import duration
 from .results import read_results, report
 from .runner import Runner, places
-from .runs import read_run, told_table
+from .runs import code_digest, read_run, told_table
 from .training.checkpoint import provenance
 from .worker import write_plan
 
@@ -167,18 +167,12 @@ def planned(
     out: str | Path,  # folder of the table
 ) -> list[dict[str, Any]]:  # for each point its run, with "row"
     "Plan a run for each point. Raises ValueError or FileNotFoundError for what cannot be."
-    book, out = EXPERIMENTS / f"{notebook}.ipynb", Path(out).resolve()
-    found: dict[frozenset, list] = {}
-    for called, parameters in points:  # what gives the same parameters is planned together: the data is fingerprinted once
-        parameters = {name: value for name, value in parameters.items() if value != ""}
-        found.setdefault(frozenset(parameters), []).append((called, parameters))
-    runs = []
-    for group in found.values():
-        values = {name: dict.fromkeys(parameters[name] for _, parameters in group) for name in group[0][1]}
-        whole = plan(book, [f"{name}={','.join(map(as_word, of))}" for name, of in values.items()], (), out)
-        for called, parameters in group:
-            run = next(run for run in whole if all(run["parameters"][name] == value for name, value in parameters.items()))
-            runs.append(run | {"varied": called, "folder": str(out / f"{name_of(book, called)}-{run['key'][:10]}")})
+    book, out = EXPERIMENTS / f"{notebook}.ipynb", writable(Path(out).resolve())
+    own, code, looked_at, runs = parameters_of(book), code_digest(), {}, []
+    for called, parameters in points:
+        given = {name: value for name, value in parameters.items() if value != ""}
+        (run,) = chain_at(given, [(book, own)], [], code, looked_at, out)
+        runs.append(run | {"varied": called, "folder": str(out / f"{name_of(book, called)}-{run['key'][:10]}")})
     return runs
 
 
