@@ -23,7 +23,7 @@ import papermill
 
 from xmodal.runs import write_run
 from xmodal.plan import plan
-from xmodal.runner import Runner, places
+from xmodal.runner import Crew, Runner, places
 from xmodal.sweep_report import summarise
 from xmodal.worker import write_plan
 
@@ -48,7 +48,7 @@ def overhead(folder: Path, runs: int) -> None:
     start = clock()
     with quiet:
         planned = write_plan(plan(notebook, [f"seed=0..{runs - 1}"], [], folder / "sweep"))
-        runner = Runner(planned, places(runs, 1, 1), retries=0)
+        runner = Runner(planned, Crew(places(runs, 1, 1)), retries=0)
     around = clock() - start
     for i in range(runs):
         start = clock()

@@ -1,4 +1,4 @@
-"""What several tests need: a browser and a JupyterLab (`browser`, `new_page`, `lab`), a Dask cluster (`dask`), notebooks (`write_notebook`), patience (`until`)."""
+"""What several tests need: a browser and a JupyterLab (`browser`, `new_page`, `lab`), a Dask cluster (`dask`), notebooks (`write_notebook`), a sweep of small runs (`prepare`), patience (`until`)."""
 
 import json
 import os
@@ -59,7 +59,7 @@ class Lab:
     def __init__(
         self,
         folder: Path,  # for its files; the notebooks are in folder / "work"
-        seconds: float = 60,  # to start
+        seconds: float = 180,  # to start
     ):
         self.work, self.log, self.token = folder / "work", folder / "lab.log", secrets.token_urlsafe(24)
         settings = folder / "config/labconfig/page_config.json"
@@ -99,7 +99,7 @@ class Lab:
     def ask(self, path: str, method: str = "GET", url: str | None = None):
         "The server's answer to a request of its REST interface."
         request = urllib.request.Request(f"{url or self.url}/{path}", method=method, headers={"Authorization": f"token {self.token}"})
-        with DIRECT.open(request, timeout=10) as answer:
+        with DIRECT.open(request, timeout=60) as answer:
             return json.loads(answer.read() or "null")
 
     def tail(self) -> str:
@@ -157,7 +157,7 @@ def refusal(capsys, *words):
     return lines[0]
 
 
-def until(what, seconds=60.0):
+def until(what, seconds=180.0):
     "Wait until a function gives something that is true; that is what it was."
     end = time.monotonic() + seconds
     while not (value := what()):
@@ -201,3 +201,19 @@ def write_notebook(path, *cells, tags=("parameters",)):
     book.cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": list(tags) if i == 0 else []}) for i, cell in enumerate(cells)]
     nbformat.write(book, path)
     return path
+
+
+@pytest.fixture
+def prepare(tmp_path, monkeypatch):
+    "`prepare(words, then)` makes the folders of a sweep."
+    from tiny_runs import AFTER, TRAINING
+
+    from xmodal.plan import plan
+    from xmodal.worker import write_plan
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_notebook(tmp_path / "tiny.ipynb", 'out = ""\nseed = 0  # 0 or more: of the run\nsteps = 4  # steps\npause = 0.0  # seconds of a step, until it goes on where it was stopped', TRAINING)
+    write_notebook(tmp_path / "after.ipynb", 'out = ""\nseed = 0  # 0 or more: of the run', AFTER)
+    return lambda words, then=(): write_plan(plan(tmp_path / "tiny.ipynb", words, then, tmp_path / "sweep"))

@@ -109,7 +109,7 @@ BROKEN = "2026_01_01/2026_01_01_drive_0001_sync/velodyne_points/data"
         ("pretrain slidr --root broken --batch-size -2", "--batch-size -2 cannot be"),
         ("pretrain slidr --root broken --seed -1", "--seed -1 cannot be"),
         ("pretrain slidr --root broken --lr nan", "--lr nan cannot be"),
-        ("pretrain ppkt --root broken --recipe large", "--recipe large: ppkt has paper, small"),
+        ("pretrain ppkt --root broken --recipe large", "recipe = large: ppkt has paper, small"),
         ("pretrain pointcontrast --root broken --image-weights a.pth", "pointcontrast starts from no image weights"),
         ("pretrain slidr --root broken --stop-after 0", "--stop-after 0 cannot be"),
         ("pretrain ppkt --root broken --segments 9", "ppkt uses no superpixels"),
@@ -276,9 +276,9 @@ def test_from_an_empty_folder_to_a_report(tmp_path, capsys):
 
     done("pretrain slidr --root streets --out runs/second --segments 40 --epochs 1 --batch-size 1 --seed 1 --stop-after 1")
     listed = done("runs")
-    assert re.search(r"finished +first .*step 2 of 2, loss", listed) and re.search(r"running +second .*step 1 of 2", listed) and "2 runs: 1 finished, 1 running" in listed
+    assert re.search(r"finished +first .*step 2 of 2, loss", listed) and re.search(r"stopped +second .*step 1 of 2", listed) and "2 runs: 1 finished, 1 stopped" in listed
     differ = done("compare runs/first runs/second")
-    assert "parameter seed" in differ and "runs/first is not evaluated yet: xmodal evaluate runs/first" in differ and "runs/second is not finished: running at step 1 of 2" in differ
+    assert "parameter seed" in differ and "runs/first is not evaluated yet: xmodal evaluate runs/first" in differ and "runs/second is not finished: stopped at step 1 of 2" in differ
 
     assert "linear probe, mIoU" in done("evaluate runs/first")
     results = json.loads((tmp_path / "runs/first/probe/results.json").read_text())

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from xmodal.demo import demo, spread
+from xmodal.demo import demo, in_percent
 from xmodal.experiments import RunFailed
 from xmodal.pretrain import load_method
 
@@ -35,7 +35,7 @@ def test_report_needs_no_network_and_holds_the_pictures(run):
     page = (run[0] / "report.html").read_text()
     assert "default-src 'none'" in page and not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert page.count("data:image/png;base64,") == 6 and page.count("<iframe ") == 1 and "explorer-state" in page and "retrieval recall@10" in page
-    assert spread(run[1]["retrieval"]["recall_at_10"]["trained"]) in page
+    assert in_percent(run[1]["retrieval"]["recall_at_10"]["trained"]) in page
 
 
 def test_a_finished_demo_is_not_trained_again(run, capfd):

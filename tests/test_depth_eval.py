@@ -13,12 +13,15 @@ import pytest
 import torch
 
 from xmodal.data.datasets import Subset
+from xmodal.data.kitti_write import write_kitti
 from xmodal.data.street import Street
 from xmodal.evaluation import depth
 from xmodal.evaluation.depth import DepthNetwork, Start, blind_depth, build_of, compare_depth, depth_encoder, depth_scores, depth_table, evaluate_depth, load_depth, predict_depth
 from xmodal.evaluation.depth_frames import DepthProtocol, depth_target, eigen_split, training_sample
 from xmodal.evaluation.depth_metrics import METRICS, depth_metrics, inner_mask, mean_metrics, sig_loss, valid_pixels
+from xmodal.evaluation.kept import weights_digest
 from xmodal.evaluation.protocols import PUBLISHED, simipu
+from xmodal.experiments import EXPERIMENTS, run
 from xmodal.frame import BadData
 from xmodal.models.image import ResNet50
 from xmodal.pretrain import build, recipes
@@ -248,6 +251,19 @@ def test_a_guess_without_looking_is_the_mean_of_the_logarithm(street):
             assert math.isclose(guess[row, col], math.exp(sum(logs) / len(logs)), rel_tol=1e-4)
     with pytest.raises(ValueError, match="nothing to guess"):
         blind_depth([replace(frames[0], cameras=[replace(frames[0].cameras[0], depth=np.zeros((64, 192)))])], DepthProtocol.street())
+
+
+def test_the_notebook_with_a_frozen_encoder_and_images_of_two_sizes(tmp_path, capfd):
+    """Slow, half a minute. The weights are known by what they were before the batch norms settled; where images differ in size there is no mean image, and all else is told."""
+    pytest.importorskip("papermill", reason="runs are notebooks, executed by papermill")
+    world = write_kitti(Street(4, cameras=1, size=(64, 192), beams=16, samples=1, frames_per_drive=1), tmp_path / "world")
+    other = write_kitti(Street(1, cameras=1, size=(60, 192), beams=16, samples=1), tmp_path / "other")  # the fifth drive: the first is held out, and so is this
+    (other / "2026_01_01").rename(world / "2026_01_02")
+    (world / "2026_01_02/2026_01_01_drive_0001_sync").rename(world / "2026_01_02/2026_01_02_drive_0001_sync")
+    asked = {"encoder": "imagenet", "random": "only", "data": "kitti", "root": str(world), "frozen": True, "budget": "smoke"}
+    result = run(EXPERIMENTS / "depth.ipynb", tmp_path / "out", asked)["runs"]["random weights"]
+    assert result["settled"] and result["encoder"]["frozen"] and result["weights"] == weights_digest(depth_encoder("imagenet", False))
+    assert "no row without an image" in capfd.readouterr().out and result["metrics"]["images"] == 2
 
 
 # protocols

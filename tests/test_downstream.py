@@ -1,6 +1,7 @@
 """Learning from labels: what a protocol says is what is done, and what it does not have is refused."""
 
-from dataclasses import replace
+import base64
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,14 +12,20 @@ pytest.importorskip("lightning", reason="training runs on Lightning Fabric")
 pytest.importorskip("open3d", reason="the street world is rendered with Open3D")
 
 from xmodal.batch import collate
-from xmodal.data.datasets import Remembered, Subset, split
+from xmodal.data.datasets import Remembered, Subset, open_dataset, split
+from xmodal.data.kitti_write import write_kitti
 from xmodal.data.street import Street
+from xmodal.evaluation.depth import Start, compare_depth, evaluate_depth
+from xmodal.evaluation.depth_frames import DepthProtocol
 from xmodal.evaluation.downstream import TERMS, LabelledView, Segmenter, chosen_frames, finetune, width_of
 from xmodal.evaluation.full_points import Voting
+from xmodal.evaluation.panoptic import evaluate_panoptic
 from xmodal.evaluation.protocols import also, quick_on, slidr
 from xmodal.frame import BadData
 from xmodal.methods.ppkt import PPKTRecipe
-from xmodal.pretrain import build, pretrain, recipes
+from xmodal.methods.slidr import SLidRRecipe
+from xmodal.pretrain import build, digest, marks, pretrain, recipes, seen_before, unseen
+from xmodal.training.checkpoint import load, save
 from xmodal.training.fit import make_optimizers
 
 
@@ -39,7 +46,8 @@ def street() -> Remembered:
 
 @pytest.fixture(scope="module")
 def checkpoint(street, tmp_path_factory):
-    return pretrain("ppkt", street, tmp_path_factory.mktemp("ppkt"), tiny_recipe()).checkpoint
+    "Of the four frames that are not held out."
+    return pretrain("ppkt", split(street)[0], tmp_path_factory.mktemp("ppkt"), tiny_recipe()).checkpoint
 
 
 def segmenter(street, protocol, **options) -> Segmenter:
@@ -119,12 +127,58 @@ def test_semanticposs_is_split_by_its_sequences(checkpoint, tmp_path):
     assert held.ids == ("03/000000",) and len(labels.ids) == 5 and held.ids[0] not in labels.ids
 
 
-def test_what_was_pretrained_on_is_not_measured_on(checkpoint, street, tmp_path):
-    "The checkpoint has seen all six frames."
-    two = Subset(street, [0, 1])
-    two.ids = ["elsewhere/0", "elsewhere/1"]
-    with pytest.raises(ValueError, match="pre-trained on these test frames"):
-        finetune(checkpoint, two, street, tmp_path, quick_on("tiny", street.classes))
+@pytest.fixture(scope="module")
+def saw_all(street, tmp_path_factory):
+    "A checkpoint of a temporal recipe, whose batches are pairs of frames."
+    recipe = SLidRRecipe.small()
+    recipe.network, recipe.optimisation.epochs, recipe.temporal = {"planes": (8,) * 8}, 1, 0.5
+    return pretrain("slidr", street, tmp_path_factory.mktemp("slidr"), recipe).checkpoint
+
+
+def test_what_was_pretrained_on_is_not_measured_on(saw_all, checkpoint, street, tmp_path):
+    "Whatever larger set it was part of then; random weights have seen nothing."
+    train, test = split(street)
+    protocol = quick_on("tiny", street.classes)
+    protocol = replace(protocol, settings=tuple(replace(setting, voxels=None) for setting in protocol.settings))
+    card = load(saw_all)[1]
+    assert card["data"] == {"dataset": "tiny", "frames": 6, "digest": digest(street)} and seen_before(card, test) == test.ids
+    with pytest.raises(ValueError, match="pre-trained on 2 of the 2 test frames"):
+        finetune(saw_all, train, test, tmp_path / "a", protocol)
+    assert finetune(saw_all, train, test, tmp_path / "a", protocol, random=True, stop_after=1)["step"] == 1
+    assert seen_before(load(checkpoint)[1], street) == train.ids
+    with pytest.raises(ValueError, match="pre-trained on 1 of the 2 test frames"):
+        finetune(checkpoint, Subset(street, [0, 3]), Subset(street, [1, 2]), tmp_path / "b", protocol)
+    with pytest.raises(ValueError, match="pre-trained on 2 of the 2 test frames"):
+        evaluate_panoptic(saw_all, train, test, tmp_path / "c")
+    ours = save(tmp_path / "simipu.safetensors", build("simipu", recipes("simipu")["small"]()).state_dict(), card | {"method": "simipu", "recipe": asdict(recipes("simipu")["small"]())})
+    for measure in (lambda: evaluate_depth(ours, train, test, DepthProtocol.laptop(), tmp_path / "d"), lambda: compare_depth({"ours": Start(ours)}, train, test, DepthProtocol.laptop(), tmp_path / "d")):
+        with pytest.raises(ValueError, match="pre-trained on 2 of the 2 test frames"):
+            measure()
+    assert not (tmp_path / "b").exists() and not (tmp_path / "d").exists()
+
+
+def test_a_card_from_before_it_named_its_frames_is_compared_as_a_whole(checkpoint, street, tmp_path):
+    tensors, card = load(checkpoint)
+    older = save(tmp_path / "older.safetensors", tensors, {key: value for key, value in card.items() if key != "seen"})
+    train, test = split(street)
+    with pytest.raises(ValueError, match="pre-trained on 4 of the 4 test frames"):
+        finetune(older, test, train, tmp_path / "a", quick_on("tiny", street.classes))
+    assert finetune(older, train, test, tmp_path / "b", quick_on("tiny", street.classes), stop_after=1)["step"] == 1
+
+
+def test_what_is_left_of_a_recording_was_not_seen(checkpoint, tmp_path):
+    root = write_kitti(tiny_street("tiny"), tmp_path / "kitti")
+    frames, source = open_dataset("kitti", root), {"name": "kitti", "root": str(root)}
+    told = lambda part: {"source": source, **of(part)}
+    of = lambda part: {"seen": base64.b64encode(b"".join(sorted(marks(part)))).decode(), "data": {"digest": digest(part)}}
+    train, test = split(frames)
+    assert unseen("x", told(train), "kitti", root)[1].ids == test.ids
+    for part in (frames, Subset(frames, [*train.rows, test.rows[0]])):
+        with pytest.raises(BadData, match=f"trained on {len(part) - len(train)} of the {len(test)} frames"):
+            unseen("x", told(part), "kitti", root)
+    with pytest.raises(BadData, match=f"trained on {len(test)} of the {len(test)} frames"):
+        unseen("x", {"source": source, "data": {"digest": digest(frames)}}, "kitti", root)  # an older card
+    unseen("x", {"source": {"name": "kitti", "root": "/elsewhere"}, **of(frames)}, "kitti", root)
 
 
 @pytest.mark.parametrize("name", ["depthcontrast", "simipu", "scalr", "nclr"])

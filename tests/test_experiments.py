@@ -18,10 +18,9 @@ from xmodal.data.kitti_write import write_kitti  # noqa: E402
 from xmodal.data.nuscenes_splits import SPLITS  # noqa: E402
 from xmodal.data.nuscenes_write import write_nuscenes  # noqa: E402
 from xmodal.data.street import Street  # noqa: E402
-from xmodal.demo import EXPERIMENTS  # noqa: E402
 from xmodal.evaluation.depth_frames import DepthProtocol  # noqa: E402
-from xmodal.evaluation.protocols import PUBLISHED, also, slidr  # noqa: E402
-from xmodal.experiments import RunFailed, faults_of, parameters_of, run  # noqa: E402
+from xmodal.evaluation.protocols import PUBLISHED, SLIDR_FRACTIONS, also, slidr  # noqa: E402
+from xmodal.experiments import EXPERIMENTS, RunFailed, faults_of, parameters_of, run  # noqa: E402
 from xmodal.frame import BadData  # noqa: E402
 from xmodal.methods.ppkt import PPKTRecipe  # noqa: E402
 from xmodal.pretrain import pretrain, recipes  # noqa: E402
@@ -271,6 +270,9 @@ def test_published_numbers_of_the_tables():
             method, *values = row.rsplit(" ", len(percents))
             typed |= {(protocol, dataset, method, linear, percent): float(value) for percent, value in zip(percents, values, strict=True)}
     assert typed == {(r.protocol.name, r.dataset, r.method, r.mode == "linear probe", r.percent): r.values[0] for r in PUBLISHED}
+    fractions = {key: value for key, value in typed.items() if key[0] == "slidr" and key[1] == "nuscenes" and key[2] in ("random", "SLidR") and not key[3]}
+    fractions["slidr", "nuscenes", "SLidR", False, 1] = 39.0  # in a table of its own
+    assert fractions == {(r.protocol.name, r.dataset, r.method, False, r.percent): r.values[0] for r in SLIDR_FRACTIONS}
 
 
 def test_a_table_of_two_datasets_opens_each_in_its_own_folder(world, tmp_path):
@@ -345,6 +347,10 @@ def test_a_budget_is_a_recipe_and_steps(given, said, world, tmp_path, capsys):
     begin("pretrain", tmp_path / "out", data="kitti", root=str(world), method="ppkt", **given)
     told = capsys.readouterr().out
     assert said in told and "weights and optimiser" in told and "s on this machine's CPU" in told
+
+
+def test_a_recipe_is_refused_in_the_words_of_the_plan(tmp_path):
+    assert refused("pretrain", tmp_path / "out", method="ppkt", recipe="smal") == "recipe = smal: did you mean 'small'? ppkt has paper, small"
 
 
 # --- through the runner

@@ -278,7 +278,7 @@ def test_a_stopped_run_ends_like_one_that_was_not(street, tmp_path, monkeypatch)
     assert run("whole") == whole  # only read
     with pytest.raises(BadData, match="it is of another run: seed was 0, is 1"):
         run("whole", seed=1)
-    with pytest.raises(BadData, match="another run: recipe.weights"):
+    with pytest.raises(BadData, match="another run: weights was"):
         evaluate_panoptic(tiny(1), train, test, tmp_path / "whole", SHORT)
 
     network = load_panoptic(whole["checkpoint"])
@@ -291,6 +291,14 @@ def test_a_stopped_run_ends_like_one_that_was_not(street, tmp_path, monkeypatch)
     assert len(answer.semantic) == len(answer.instance) == len(answer.offset) == len(test[0].points)
     assert answer.semantic.min() >= 1 and ((answer.instance > 0) == np.isin(answer.semantic, network.things)).all()
     assert panoptic_table({"tiny": [whole]})[1][:2] == ["tiny", "1"]
+
+    written, told = tmp_path / "whole/results.json", json.dumps(wider)
+    (tmp_path / "whole/last.safetensors").unlink()
+    with pytest.raises(BadData, match="another run: seed"):  # also without its checkpoint nothing is written over
+        run("whole", seed=1)
+    written.write_text(told[:-9])
+    with pytest.raises(BadData, match="no results of a run .JSONDecodeError"):
+        run("whole")
 
 
 def test_a_network_learns_classes_and_offsets(street):

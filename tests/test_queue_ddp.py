@@ -1,7 +1,5 @@
 """Two processes, one queue: the negatives of momentum contrast in a distributed run."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,9 +14,9 @@ def keys_of(rank: int, step: int) -> torch.Tensor:
     return torch.randn(COUNTS[step][rank], 4, generator=torch.Generator().manual_seed(10 * step + rank))
 
 
-def push_everything(rank: int, port: int, folder: str) -> None:
+def push_everything(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     torch.manual_seed(7 + rank)  # the queues must be equal all the same
     queue = KeyQueue(11, 4)
     for step in range(len(COUNTS)):
@@ -32,10 +30,7 @@ def states(tmp_path_factory):
     if not (dist.is_available() and dist.is_gloo_available()):
         pytest.skip("this torch was built without gloo")
     folder = tmp_path_factory.mktemp("queues")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(push_everything, (port, str(folder)), nprocs=2)
+    mp.spawn(push_everything, (str(folder),), nprocs=2)
     return [[torch.load(folder / f"{rank}_{step}.pt", weights_only=True) for step in range(len(COUNTS))] for rank in range(2)]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from xmodal.data.datasets import Subset, open_dataset
+from xmodal.data.datasets import open_dataset, split
 from xmodal.data.kitti_write import write_kitti
 from xmodal.data.street import Street
 from xmodal.experiments import write_json
@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
     made = []
     for seed in range(2):
         folder = out / f"pretrain_seed{seed}-0"
-        pretrain("ppkt", Subset(open_dataset("kitti", world), [0, 1]), folder, recipe, seed, source={"name": "kitti", "root": str(world)})
+        pretrain("ppkt", split(open_dataset("kitti", world))[0], folder, recipe, seed, source={"name": "kitti", "root": str(world)})
         for name in ("loss", "similarity", "pca"):
             (folder / "figures").mkdir(exist_ok=True)
             Image.fromarray(np.full((40, 120, 3), 99 * seed, np.uint8)).save(folder / f"figures/{name}.png")

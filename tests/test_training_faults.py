@@ -197,8 +197,7 @@ def test_a_recording_that_vanishes_ends_the_run_and_keeps_the_work(root, tmp_pat
 
 def test_the_notebook_shows_another_frame_if_the_first_is_damaged(root, tmp_path):
     pytest.importorskip("papermill", reason="the experiment is a notebook")
-    from xmodal.demo import EXPERIMENTS
-    from xmodal.experiments import run
+    from xmodal.experiments import EXPERIMENTS, run
 
     file(root, 5, "scan").write_bytes(b"")  # the first to train on: the drive before is held out
     results = run(EXPERIMENTS / "pretrain.ipynb", tmp_path / "run", {"data": "kitti", "root": str(root), "steps": 1})

@@ -244,11 +244,11 @@ class Pretrain:
 
     def changed_recipe(self) -> Any:
         "The recipe with what the user wants otherwise."
+        from xmodal.plan import check_recipe
         from xmodal.pretrain import recipes
 
-        if self.recipe not in (known := recipes(self.method)):
-            raise ValueError(f"--recipe {self.recipe}: {self.method} has {', '.join(known)}")
-        recipe = known[self.recipe]()
+        check_recipe(self.method, self.recipe)
+        recipe = recipes(self.method)[self.recipe]()
         if self.lr is not None:
             if not 0 < self.lr < float("inf"):
                 raise ValueError(f"--lr {self.lr} cannot be; give a rate above 0")
@@ -303,8 +303,7 @@ class Evaluate:
     def run(self) -> None:
         checkpoint, card, source = trained(self.run_folder, self.data, self.root)
 
-        from xmodal.demo import EXPERIMENTS
-        from xmodal.experiments import RunFailed, run
+        from xmodal.experiments import EXPERIMENTS, RunFailed, run
         from xmodal.results import combine, laid_aside, measured_in, report
 
         names = tuple(dict.fromkeys(self.measures))
@@ -489,8 +488,6 @@ class Sweep:
 
         at_least(self, 1, "workers", "threads", "time_limit")
         at_least(self, 0, "retries")
-        if self.workers and (self.scheduler or "").startswith("tcp:"):
-            raise ValueError(f"--workers {self.workers}: the scheduler {self.scheduler} has workers of its own; leave it out")
         runs = sweep(self.notebook, self.p, self.then, self.out, self.workers, self.threads, self.retries, self.time_limit, self.dry_run, self.scheduler)
         if not self.dry_run and any(run["state"] != "finished" for run in runs):
             raise SystemExit(1)

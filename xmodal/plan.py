@@ -240,7 +240,7 @@ def plan(
 # %% ../nbs/14_plan.ipynb #ec4b30ba
 def told_plan(
     runs: list[dict[str, Any]],
-    workers: int,
+    workers: int | None,  # runs at the same time; None: nobody knows here
     brief: bool = False,  # the last line alone
     others: list[dict[str, Any]] = (),  # earlier runs: those of the same notebooks tell how long it may take
 ) -> str:
@@ -257,14 +257,15 @@ def told_plan(
         rows = [[f"  {run['state']}", Path(run["folder"]).name, " ".join(f"{name}={as_word(value)}" for name, value in run["varied"].items()), took(run, expected)] for run in of]
         lines += [told_table(rows), ""]
     costs = [seconds for seconds in expected.values() if seconds]
-    about = f", about {duration(sum(costs) / workers)}" if costs else ""
+    about = f", about {duration(sum(costs) / (workers or 1))}{'' if workers else ' one after the other'}" if costs else ""
     if left and len(costs) < len(left):
         about += f" and {len(left) - len(costs)} of which no finished run tells the time" if costs else ", no finished run tells yet how long"
     stems = {Path(run["source"]).name for run in runs}
     if older := sum(Path(run["source"]).name in stems and run.get("digests", runs[0]["digests"])["code"] != runs[0]["digests"]["code"] for run in ended):
-        lines.append(f"{older} that {'is' if older == 1 else 'are'} finished here {'is' if older == 1 else 'are'} of other code of xmodal, or another torch, and {'does' if older == 1 else 'do'} not count")
-    one = f"{workers} at a time" if workers > 1 else "one at a time"
-    return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {len(done)} finished, {len(left)} to do, {one}{about}"])
+        are, their = ("is", "its time tells, its") if older == 1 else ("are", "their times tell, their")
+        lines.append(f"{older} that {are} finished here {are} of other code of xmodal, torch or NumPy: {their} results do not count")
+    pace = {None: "", 1: ", one at a time"}.get(workers, f", {workers} at a time")
+    return "\n".join([*lines, f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {len(done)} finished, {len(left)} to do{pace}{about}"])
 
 
 def took(run: dict[str, Any], expected: dict[str, float]) -> str:

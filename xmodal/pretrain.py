@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'method_class', 'recipes', 'without_intensity', 'build', 'load_method', 'random_twin', 'ViewMaker',
-           'planner', 'digest', 'source_of', 'unseen', 'pretrain', 'scaled']
+           'planner', 'digest', 'marks', 'seen_before', 'check_unseen', 'source_of', 'unseen', 'pretrain', 'scaled']
 
 # %% ../nbs/09_pretrain.ipynb #982572c3
+import base64
 import copy
 import hashlib
 import importlib
@@ -151,6 +152,36 @@ def digest(
     return hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()[:16]
 
 
+def marks(
+    dataset: Any,  # frames
+) -> list[bytes]:  # 6 bytes for each
+    "Of each frame a fingerprint of its dataset's name and its id: short enough for 28,000 of them on a card."
+    return [hashlib.sha256(f"{dataset.name}\n{name}".encode()).digest()[:6] for name in dataset.ids]
+
+
+def seen_before(
+    card: dict[str, Any],  # of a checkpoint
+    frames: Any,  # a dataset
+) -> list[str]:  # ids
+    "Which of the frames the method was pre-trained on. Older cards only know whether it was all of them, or all of those that they were chosen from."
+    if "seen" in card:
+        joined = base64.b64decode(card["seen"])
+        seen = {joined[i : i + 6] for i in range(0, len(joined), 6)}
+        return [name for name, mark in zip(frames.ids, marks(frames)) if mark in seen]
+    parts = (frames, frames.dataset) if isinstance(frames, Subset) else (frames,)
+    return list(frames.ids) if (card.get("data") or {}).get("digest") in map(digest, parts) else []
+
+
+def check_unseen(
+    checkpoint: str | Path,  # named in the message
+    card: dict[str, Any],  # of the checkpoint
+    test: Any,  # frames to measure on
+) -> None:
+    "Raises ValueError if the method was pre-trained on some of them."
+    if seen := seen_before(card, test):
+        raise ValueError(f"{checkpoint} was pre-trained on {len(seen)} of the {len(test)} test frames ({', '.join(seen[:3])}, ...); hold frames out of the pre-training, or measure on others")
+
+
 def source_of(
     checkpoint: str | Path,  # named in the message
     card: dict[str, Any],  # of the checkpoint
@@ -175,12 +206,14 @@ def unseen(
     data: str,  # name of a dataset ...
     root: str | Path | None,  # ... and its folder
 ) -> tuple[Subset, Subset]:
-    "The frames of a recording to fit probes on, and those to measure on. Raises BadData if the method was trained on all of them."
-    frames, source = open_dataset(data, root), card["source"] or {}
-    same = data == source.get("name") and Path(root or ".").resolve() == Path(source.get("root") or ".").resolve()
-    if same and digest(frames) == card["data"]["digest"]:
-        raise BadData(checkpoint, "it was trained on all frames of this recording: none is left to measure on", "give another recording (data, root), or hold frames out of the training")
-    return split(frames)
+    "The frames of a recording to fit probes on, and those to measure on. Raises BadData if the method was trained on some of these."
+    (train, test), source = split(open_dataset(data, root)), card["source"] or {}
+    same = Path(root or ".").resolve() == Path(source.get("root") or ".").resolve()  # elsewhere, other frames may have the same names
+    if same and (seen := seen_before(card, test)):
+        left = ": none is left to measure on" if len(seen) == len(test) else ""
+        cause = f"it was trained on {len(seen)} of the {len(test)} frames of this recording that are held out{left}"
+        raise BadData(checkpoint, cause, "give another recording (data, root), or hold frames out of the training")
+    return train, test
 
 
 def pretrain(
@@ -210,12 +243,12 @@ def pretrain(
             if isinstance(superpixels, SuperpixelCache) and processes > 1:  # each its share; what another is still at, or has on its own disk, is not waited for
                 superpixels.prepare(Subset(dataset, range(rank % len(dataset), len(dataset), processes)))
             superpixels.prepare(dataset)
+    data = {"dataset": dataset.name, "frames": len(dataset), "digest": digest(dataset)}
+    card = {"method": name, "recipe": asdict(recipe), "data": data, "source": source, "seen": base64.b64encode(b"".join(sorted(marks(dataset)))).decode()}
     if getattr(recipe, "temporal", 0):
         dataset = Successors(dataset)
     plan = planner(name, recipe)
     batches = Batches(dataset, ViewMaker(plan, superpixels), plan.collate, recipe.optimisation.batch_size, seed)
-    data = {"dataset": dataset.name, "frames": len(dataset), "digest": digest(dataset)}
-    card = {"method": name, "recipe": asdict(recipe), "data": data, "source": source}
     if superpixels is not None:
         card["superpixels"] = str(superpixels.folder)
     return fit(method, batches, recipe.optimisation, folder, card, machine, stop_after)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .progress import Progress, duration
+from .runs import told_error
 from .worker import Worker
 
 # %% ../nbs/16_runner.ipynb #d9c6d639
@@ -29,12 +30,13 @@ def places(
     workers: int | None,  # None = as many as there is room for
     threads: int | None,  # of each run; None = OMP_NUM_THREADS, or a fair part of the cores
 ) -> list[dict[str, str]]:  # the environment of each worker
-    "Where runs take place: with GPUs one on each, else as many as cores allow."
+    "Where runs take place: as many as there are GPUs, which are dealt out among them, else as many as cores allow."
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads, cards = threads or int((re.findall(r"\d+", os.environ.get("OMP_NUM_THREADS", "")) or [0])[0]), gpus()
     count = workers or max(min(len(cards) or cores // (threads or 1), runs), 1)
     shared = {"OMP_NUM_THREADS": str(threads or max(cores // count, 1))}
-    return [shared | ({"CUDA_VISIBLE_DEVICES": cards[i % len(cards)]} if cards else {}) for i in range(count)]
+    own = [",".join(cards[i::count]) or cards[i % len(cards)] for i in range(count)] if cards else []
+    return [shared | ({"CUDA_VISIBLE_DEVICES": own[i]} if own else {}) for i in range(count)]
 
 
 def gpus() -> list[str]:
@@ -147,12 +149,17 @@ FOR_THE_USER = ("BadData", "ValueError", "FileNotFoundError", "ModuleNotFoundErr
 class Runner:
     "Carries out planned runs."
 
-    def __init__(self, runs: list[dict[str, Any]], places: list[dict[str, str]], retries: int):
-        self.runs, self.crew, self.retries = {name_in(run): run for run in runs}, Crew(places), retries
+    def __init__(
+        self,
+        runs: list[dict[str, Any]],
+        crew: Any,  # Crew, or what does as it does: `xmodal.cluster.Tasks`
+        retries: int,
+    ):
+        self.runs, self.crew, self.retries = {name_in(run): run for run in runs}, crew, retries
         self.open = [name for name, run in self.runs.items() if run["state"] != "finished"]
         self.tries = dict.fromkeys(self.open, 0)
         self.not_before: dict[str, float] = {}  # runs that another runner has in hand
-        self.told: dict[str, str] = {}  # error -> the first run that had it
+        self.told: dict[str, str] = {}  # as of `told_error`
         self.heard: dict[str, float] = {}  # when a run was last spoken of
         self.progress = Progress(len(runs), "sweep", "run", start=len(runs) - len(self.open))
 
@@ -212,12 +219,10 @@ class Runner:
             numbers = [f"{key} {value:.4g}" for key, value in (answer.get("measures") or {}).items() if value is not None]
             self.say("  ".join([f"finished   {name}", duration(answer["seconds"] or 0), *numbers[:3]]))
         else:
-            error = " ".join((answer["error"] or "").split())
-            if shutil.disk_usage(Path(run["folder"]).parent).free < (1 << 30 if "No space left on device" in error else 1 << 16):
+            if shutil.disk_usage(Path(run["folder"]).parent).free < (1 << 30 if "No space left on device" in (answer["error"] or "") else 1 << 16):
                 raise disk_full(Path(run["folder"]).parent)
             again = answer["state"] in ("failed", "killed") and answer["kind"] not in FOR_THE_USER and self.tries[name] <= self.retries
-            first = self.told.setdefault(error.replace(run["folder"], ""), name)
-            self.say(f"{answer['state']:9}  {name}: {error if first == name else f'the same as {first}'}{'; it is tried again' if again else ''}")
+            self.say(f"{answer['state']:9}  {name}: {told_error(run, self.told)}{'; it is tried again' if again else ''}")
             if again:
                 self.open.insert(0, name)
                 return

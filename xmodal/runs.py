@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['NOT_IN_KEY', 'SILENCE', 'fingerprint', 'notebook_digest', 'code_digest', 'data_digest', 'key_of', 'read_run',
-           'write_run', 'is_lost', 'card_of', 'last_row', 'logged_rows', 'read_training', 'runs_in', 'told_runs',
-           'told_states', 'told_numbers', 'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in',
+           'write_run', 'is_lost', 'card_of', 'last_row', 'read_training', 'runs_in', 'told_runs', 'told_states',
+           'told_error', 'told_numbers', 'told_table', 'numbers_of', 'measures_of', 'side', 'leaves', 'results_in',
            'open_questions', 'compare_runs']
 
 # %% ../nbs/13_runs.ipynb #3bd234ec
-import csv
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +49,11 @@ def notebook_digest(
 def code_digest(
     package: str | Path = Path(xmodal.__file__).parent,
 ) -> str:
-    "Of all Python files of a package."
+    "Of all Python files of a package, and the versions of what it computes with."
     package = Path(package)
+    versions = [version(name).partition("+")[0] for name in ("torch", "numpy")]  # "2.13.0+cpu" plans what "2.13.0+cu130" does
     files = sorted(path for path in package.rglob("*.py") if path.name != "_modidx.py")  # nbdev's index of names
-    return fingerprint(*(part for path in files for part in (str(path.relative_to(package)), path.read_bytes())))
+    return fingerprint(*versions, *(part for path in files for part in (str(path.relative_to(package)), path.read_bytes())))
 
 
 def data_digest(
@@ -97,7 +98,7 @@ def read_run(
     try:
         with open(os.path.join(folder, "run.json"), "rb") as file:
             run = json.loads(file.read())
-    except OSError:  # none, or not ours to read
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # none, or not ours to read; a disk that does not answer is another thing
         return None
     except ValueError:
         run = None
@@ -154,23 +155,12 @@ def last_row(
         return {}
 
 
-def logged_rows(
-    folder: str | Path,  # of a run
-) -> list[dict[str, str]]:  # by column; empty: nothing is logged yet
-    "The whole lines of metrics.csv: the last one may be half written."
-    try:
-        text = (Path(folder) / "metrics.csv").read_text()
-    except OSError:
-        return []
-    return list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
-
-
 def read_training(
     folder: str | Path,
 ) -> dict[str, Any] | None:  # None: there is none
     "A plain training, told like a run."
     files = [os.path.join(folder, name) for name in ("last.json", "metrics.csv")]
-    signs = [os.stat(file).st_mtime for file in files if os.path.isfile(file)]
+    written, logged = (os.stat(file).st_mtime if os.path.isfile(file) else 0.0 for file in files)
     card, row = {}, last_row(folder)
     try:
         with open(files[0], "rb") as file:
@@ -182,7 +172,8 @@ def read_training(
     if not card and "step" not in row:
         return None
     step, total = max(card.get("step", 0), int(row.get("step", 0))), card.get("total")
-    state = "finished" if total and card["step"] == total else "running" if time.time() - max(signs) < SILENCE else "stopped"
+    ended = card.get("ended") and written >= logged or time.time() - max(written, logged) > SILENCE
+    state = "finished" if total and card["step"] == total else "stopped" if ended else "running"
     source = card.get("source") or {}
     parameters = {"method": card.get("method"), "data": source.get("name"), "root": source.get("root"), "seed": card.get("seed")}
     return {
@@ -232,7 +223,7 @@ def told_runs(
     lines = [told_table(rows)]
     code = code_digest() if any("digests" in run for run in runs) else ""
     if older := sum("code" in run.get("digests", {}) and run["digests"]["code"] != code for run in runs):
-        lines.append(f"{older} of them {'is' if older == 1 else 'are'} of other code of xmodal than this")
+        lines.append(f"{older} of them {'is' if older == 1 else 'are'} of other code of xmodal, or another torch or NumPy, than this")
     return "\n".join([*lines, told_states(runs)])
 
 
@@ -242,6 +233,16 @@ def told_states(
     "How many there are in each state."
     counts = Counter(run["state"] for run in runs)
     return f"{len(runs)} run{'' if len(runs) == 1 else 's'}: " + ", ".join(f"{n} {state}" for state, n in counts.items()) if runs else "no runs here yet"
+
+
+def told_error(
+    run: dict[str, Any],
+    told: dict[str, str],  # error -> name of the run that it was first told of; grows here
+) -> str:  # a line; empty: there is none
+    "Its error, once: of other runs which of them had the same."
+    error, name = " ".join((run.get("error") or "").split()), os.path.basename(run["folder"])
+    first = told.setdefault(error.replace(run["folder"], ""), name)  # what names its own folder is the same, too
+    return error if first == name or not error else f"the same as {first}"
 
 
 def told_numbers(run: dict[str, Any]) -> list[str]:

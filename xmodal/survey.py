@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .data.datasets import has_intensity
-from .demo import spread
+from .demo import in_percent
 from .evaluation.compare import compare
 from .experiments import write_json
 from .frame import BadData
@@ -115,7 +115,7 @@ def table_of(
         for measure in MEASURES:
             values = {which: [value_of(run["scores"], measure, which) for run in results] for which in ("trained", "random")}
             missing = any(value is None for value in values["trained"])
-            row.append("-" if missing else f"{spread(values['trained'])} / {spread(values['random'])}".replace(" % /", " /"))
+            row.append("-" if missing else f"{in_percent(values['trained'])} / {in_percent(values['random'])}".replace(" % /", " /"))
         rows.append(row)
     return rows
 

@@ -7,13 +7,12 @@ __all__ = ['sweep']
 
 # %% ../nbs/18_sweep.ipynb #f179b878
 import errno
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 from .plan import plan, told_plan
-from .runner import Runner, disk_full, places
+from .runner import Crew, Runner, disk_full, places
 from .runs import read_run, runs_in
 from .worker import write_plan
 
@@ -31,23 +30,27 @@ def sweep(
     scheduler: str | None = None,  # of Dask, see `xmodal.cluster.carry_out`; None = this machine alone
 ) -> list[dict[str, Any]]:  # the runs, as run.json says in the end
     "Carry out a grid of runs and write their report into `out`. Raises ValueError or FileNotFoundError for a plan that cannot be, OSError if the disk is full."
+    if scheduler is not None:
+        from xmodal.cluster import carry_out, workers_of
+
+        at_once = workers_of(scheduler, workers)
     out = Path(out or f"runs/{Path(notebook).stem}_sweep").resolve()
     runs = plan(notebook, words, then, out)
-    where = places(sum(run["stage"] == 0 for run in runs), workers, threads)
+    if scheduler is None:
+        where = places(sum(run["stage"] == 0 for run in runs), workers, threads)
+        at_once = len(where)
     if dry_run:
-        print(told_plan([run | (read_run(run["folder"]) or {}) for run in runs], len(where), others=runs_in(out)))
+        print(told_plan([run | (read_run(run["folder"]) or {}) for run in runs], at_once, others=runs_in(out)))
         return runs
     options = {"--out": str(out), "--workers": workers, "--threads": threads, "--retries": None if retries == 1 else retries, "--time-limit": time_limit, "--scheduler": scheduler}
     given = [word for name, value in options.items() if value is not None for word in (name, str(value))]
     command = shlex.join(["xmodal", "sweep", str(notebook), *(word for pair in words for word in ("-p", pair)), *(["--then", *then] if then else []), *given])
     try:
         runs = write_plan(runs, time_limit=time_limit, sweep=command)
-        print(told_plan(runs, len(where), brief=True, others=runs_in(out)), flush=True)
+        print(told_plan(runs, at_once, brief=True, others=runs_in(out)), flush=True)
         if scheduler is None:
-            Runner(runs, where, retries).carry_out()
+            Runner(runs, Crew(where), retries).carry_out()
         else:
-            from xmodal.cluster import carry_out
-
             carry_out(runs, scheduler, workers, threads, retries)
         runs = [read_run(run["folder"]) for run in runs]
         from xmodal.sweep_report import summarise

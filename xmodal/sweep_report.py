@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'ROWS', 'CURVE', 'ASKED', 'SHEETS', 'curve_of', 'colors_of', 'group_of', 'learning_curves', 'told_in',
-           'similarity_maps', 'pictures_of', 'draw_sheet', 'summarise', 'protocol_of', 'headlines_of', 'figures_of',
-           'failures_of', 'costs_of', 'commands_of', 'code', 'provenance_of']
+           'save_figure', 'similarity_maps', 'pictures_of', 'draw_sheet', 'summarise', 'protocol_of', 'headlines_of',
+           'figures_of', 'failures_of', 'costs_of', 'commands_of', 'code', 'provenance_of']
 
 # %% ../nbs/16_sweep_report.ipynb #376ca13f
+import io
 import json
 import os
 import re
@@ -19,9 +20,10 @@ from typing import Any
 
 from .cost import told_energy
 from .experiments import as_word, write_json
+from .files import logged_rows, write_whole
 from .progress import duration
 from .results import read_results, report
-from .runs import card_of, logged_rows, told_table
+from .runs import card_of, told_error, told_table
 from .spread import groups_of, label, label_of, parts_of, point_of, stem_of, tables_of, told_spread
 
 # %% ../nbs/16_sweep_report.ipynb #6a057859
@@ -94,6 +96,16 @@ def told_in(
         faults.append(f"{what}: {why if isinstance(error, (OSError, ValueError)) and why else f'{type(error).__name__} {why}'.strip()}")
 
 
+def save_figure(
+    fig: Any,  # matplotlib Figure
+    path: Path,  # .png, .jpg
+    dpi: int = 150,
+) -> None:
+    "As a whole: another runner's page may be reading it."
+    fig.savefig(made := io.BytesIO(), format=path.suffix[1:], dpi=dpi)
+    write_whole(path, made.getvalue())
+
+
 def similarity_maps(
     out: Path,  # folder of the sweep
     runs: list[dict[str, Any]],  # finished ones
@@ -121,8 +133,7 @@ def similarity_maps(
     queries = answers(paths, frame, pixel := pixel_to_ask(frame), kept[first]["parameters"].get("seed", 0), lambda name: told_in(faults, f"similarity map of {name}"))
     if not queries:
         return []
-    (out / "figures").mkdir(exist_ok=True)
-    query_figure(frame, pixel).savefig(out / "figures/query.jpg", dpi=110)
+    save_figure(query_figure(frame, pixel), out / "figures/query.jpg", dpi=110)
     asked = [name for name in found if name in queries]
     which = f"all {len(kept)} networks" if len(asked) == len(kept) else f"{len(asked)} of {len(kept)} networks"
     others = [name for name in asked if not same_frames(found[first][1], found[name][1])]
@@ -132,7 +143,7 @@ def similarity_maps(
     figures, parts, scale = [{"title": "The same query for all runs", "file": "figures/query.jpg", "text": told}], parts_of(list(queries), ROWS), heat_scale(queries.values())
     for i, names in enumerate(parts, 1):
         drawn = queries_figure(frame, 0, {name: queries[name] for name in names}, scale, "light", {name: colors[group_of(kept[name])] for name in names if name in found})
-        drawn.savefig(out / f"figures/same_query_{i}.jpg", dpi=110)
+        save_figure(drawn, out / f"figures/same_query_{i}.jpg", dpi=110)
         figures.append({"title": f"Similar pixels and points{f' ({i} of {len(parts)})' if len(parts) > 1 else ''}", "file": f"figures/same_query_{i}.jpg"})
     return figures
 
@@ -182,8 +193,7 @@ def draw_sheet(
     for ax, (name, image) in zip(fig.axes, images):
         ax.imshow(image)
         ax.set_title(name, loc="left", fontsize=11, fontweight="bold")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, dpi=150)
+    save_figure(fig, path)
     return True
 
 # %% ../nbs/16_sweep_report.ipynb #a2e4d61b
@@ -249,8 +259,7 @@ def figures_of(
     pages = [f"[{Path(run['folder']).name}]({os.path.relpath(run['folder'], out)}/report.html)" for run in runs if (Path(run["folder"]) / "report.html").is_file()]
     with told_in(faults, "learning curves"):
         if curves := learning_curves([(group_of(run), curve_of(run["folder"])) for run in runs], colors):
-            (out / "figures").mkdir(exist_ok=True)
-            curves.savefig(out / "figures/learning_curves.png", dpi=150)
+            save_figure(curves, out / "figures/learning_curves.png")
             figures.append({"title": "Learning curves", "file": "figures/learning_curves.png"})
     maps = []
     with told_in(faults, "similarity maps"):
@@ -280,9 +289,7 @@ def failures_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
     "Those that have no results, and why."
     rows, told = [["run", "state", "why"]], {}
     for run in runs:
-        name, error = Path(run["folder"]).name, " ".join((run.get("error") or "").split())
-        first = told.setdefault(error.replace(run["folder"], ""), name)
-        rows.append([name, run["state"], error[:300] if first == name or not error else f"the same as {first}"])
+        rows.append([Path(run["folder"]).name, run["state"], told_error(run, told)[:300]])
     return {"title": "Not finished", "text": "The same command tries them again; the end of each log is in `log.txt` of its folder.", "rows": rows}
 
 

@@ -18,19 +18,19 @@ import numpy as np
 
 from .budgets import STEPS, first_sound, frame_seconds, scan_seconds, shortened
 from .data.datasets import open_dataset, split
-from .demo import EXPERIMENTS
 from .evaluation.depth_frames import DepthProtocol, listed_ids
 from .evaluation.downstream import chosen_frames
 from .evaluation.protocols import POOLS, MixedProtocols, Protocol, Result, Split, quick_on, subset
-from .experiments import RunFailed, command_of, parameters_of, write_json
+from .experiments import EXPERIMENTS, RunFailed, command_of, parameters_of, write_json
 from .frame import BadData
 from .needs import needs_of
 from .plan import chain_at, name_of, told_plan, writable
 from .pretrain import digest, recipes, without_intensity
 from .progress import duration
 from .results import read_results, report
-from .runner import Runner, places
+from .runner import Crew, Runner, places
 from .runs import code_digest, read_run, told_table
+from .spread import spread_of
 from .training.checkpoint import provenance
 from .worker import write_plan
 
@@ -184,7 +184,7 @@ def carry_out(
     where = places(len(runs), workers or None, None)
     known = write_plan(runs, time_limit=None)
     print(told_plan(known, len(where), brief=True), flush=True)
-    Runner(known, where, 1).carry_out()
+    Runner(known, Crew(where), 1).carry_out()
     ended = [read_run(run["folder"]) for run in runs]
     if open_ := [run for run in ended if run["state"] != "finished"]:
         first = open_[0]
@@ -278,8 +278,9 @@ def told_values(
     "Mean, sample standard deviation and how many; nothing of nothing."
     if not values:
         return ""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread} (n {len(values)})"
+    one = spread_of(values)
+    deviation = "" if one["std"] is None else f" ± {one['std']:.{digits}f}"
+    return f"{one['mean']:.{digits}f}{deviation} (n {one['n']})"
 
 
 def rows_of(
@@ -377,17 +378,19 @@ def write_table(
     trained: list[dict[str, Any]],  # of `pretrained`
     folders: dict[str, str],  # of the recordings
 ) -> None:
-    "Write results.json and the page of a table, into its folder."
+    "Write results.json and the page of a table, into its folder. Where nothing was measured, the losses of the pre-training are its measures."
     out, budget, seeds = Path(asked["out"]).resolve(), asked["budget"], asked["seeds"]
-    ours = sorted({card["protocol"] for card in cards})
-    told = lambda card, run: f"{card['row']}, {card['column']}, {card['protocol']}, seed {run['parameters']['seed']}"
+    ours, of_seed = sorted({card["protocol"] for card in cards}), lambda run: f"seed {run['parameters']['seed']}"
+    told = lambda card, run: f"{card['row']}, {card['column']}, {card['protocol']}, {of_seed(run)}"
+    under = f"ours under the protocol {', '.join(ours)}" if ours else "nothing of ours is measured"
+    measures = {told(card, run): card["value"] for card, run in zip(cards, measured, strict=True)}
     which = {"seeds": list(range(asked["seed"], asked["seed"] + seeds)), "budget": budget, "folders": folders}
     write_json(out / "results.json", {
         "title": title,
-        "summary": f"Budget {budget}, {told_number(seeds, 'seed')}: ours under the protocol {', '.join(ours)}; the published numbers under {published.name}.",
+        "summary": f"Budget {budget}, {told_number(seeds, 'seed')}: {under}; the published numbers under {published.name}.",
         "report": str(out / "report.html"),
         "protocol": {"ours": ours, "published": published.name, "published hash": published.hash},
-        "measures": {told(card, run): card["value"] for card, run in zip(cards, measured, strict=True)},
+        "measures": measures or {f"loss at the end, {of_seed(run)}": run["results"]["loss"]["last"] for run in trained},
         "cards": cards,
         "runs": [Path(run["folder"]).name for run in trained + measured],
         "tables": tables,

@@ -16,9 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .files import write_whole
+from .files import logged_rows, write_whole
 from .frame import BadData
-from .runs import SILENCE, logged_rows, measures_of, read_run
+from .runs import SILENCE, measures_of, read_run
 
 
 def new_rows(

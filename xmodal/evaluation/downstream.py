@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Term', 'TERMS', 'WEIGHTED', 'SETTLED', 'MOVES', 'AFTER', 'SEQUENCES', 'carried_out', 'Segmenter', 'width_of',
-           'without_images', 'LabelledView', 'points_of_classes', 'settle', 'chosen_frames', 'names_of', 'finetune',
-           'new_segmenter', 'first_sound', 'finished', 'load_segmenter']
+           'LabelledView', 'points_of_classes', 'settle', 'chosen_frames', 'names_of', 'finetune', 'new_segmenter',
+           'first_readable', 'load_segmenter']
 
 # %% ../../nbs/evaluation/10_downstream.ipynb #f2a60eef
 import json
@@ -25,13 +25,13 @@ from ..batch import Batch, collate
 from .full_points import Voting, evaluate_points
 from ..data.datasets import drive_of
 from ..data.semanticposs import SemanticPoss
-from .kept import fresh_statistics, weights_digest
+from .kept import finished, fresh_statistics, weights_digest
 from .protocols import POOLS, Every, Listed, Protocol, Result, Split, quick, subset, voted
 from ..experiments import write_json
 from ..frame import BadData, Frame
 from ..losses import class_weights, lovasz_softmax
-from ..methods.parts import Method, in_reach
-from ..pretrain import build, digest, load_method, method_class, planner, random_twin
+from ..methods.parts import Method, in_reach, without_images
+from ..pretrain import build, check_unseen, digest, load_method, method_class, planner, random_twin
 from ..progress import Progress
 from ..training.batches import Batches
 from ..training.checkpoint import load, provenance, save
@@ -144,11 +144,6 @@ def width_of(
     method.train(was_training)
     return width
 
-
-def without_images(frame: Frame, network: Any) -> Frame:
-    "The frame as the network reads it: most see the points alone."
-    return frame if network.reads_images else replace(frame, cameras=[])
-
 # %% ../../nbs/evaluation/10_downstream.ipynb #f2af7e33
 class LabelledView:
     "Frame to view, with labels. Raises BadData for a frame that cannot be learned from."
@@ -252,7 +247,7 @@ def finetune(
     machine: Machine | None = None,
     stop_after: int | None = None,  # steps of this call; None = to the end
 ) -> dict[str, Any]:  # as in results.json: those of `Result.card`, "scores" (None: not finished), "step", "total", "seconds", ...
-    "Train on labels and measure on all raw points of the test frames. Called again it goes on where it was stopped, or reads what it found. Raises ValueError for what the protocol does not have, BadData for frames that are not its own."
+    "Train on labels and measure on all raw points of the test frames. Called again it goes on where it was stopped, or reads what it found. Raises ValueError for what the protocol does not have and for test frames that were pre-trained on, BadData for frames that are not its own."
     method, card = load_method(checkpoint)
     name, setting, folder, protocol = card["method"], protocol.on(train.name), Path(folder), voted(protocol, len(voting.moves()))
     if setting.voxels not in (None, method.recipe.voxels):
@@ -263,15 +258,15 @@ def finetune(
     labels, held = chosen_frames(protocol, train, test, percent, lists)
     optimisation = protocol.recipe(train.name, as_named, percent).optimisation()
     frames, unseen = subset(train, labels), subset(test, held)
-    if card["data"]["digest"] in (digest(unseen), digest(test)) and not random:
-        raise ValueError(f"{checkpoint} was pre-trained on these test frames; hold frames out of the pre-training")
+    if not random:
+        check_unseen(checkpoint, card, unseen)
     described = {
         "backbone": {"method": name, "recipe": card["recipe"]}, "weights": weights_digest(method), "mode": as_named, "percent": percent,
         "protocol": protocol.name, "protocol_hash": protocol.hash, "classes": list(setting.classes), "intensity": list(intensity),
     }  # fmt: skip
     data = {"train": digest(frames), "test": digest(unseen)}
     this = described | {"dataset": train.name, "split": labels.hash, "test": held.hash, "data": data, "seed": seed, "voting": asdict(voting)}
-    if known := finished(folder / "results.json", this):
+    if known := finished(folder / "results.json", this, "scores"):
         return known
     network = new_segmenter(method, frames, protocol, mode == "linear probe", intensity, seed)
     maker = LabelledView(planner(name, method.recipe), carried_out(protocol.augmentation, MOVES, protocol))
@@ -282,9 +277,13 @@ def finetune(
         "frames": {"train": len(frames), "test": len(unseen)}, "checkpoint": str(folder / "segmenter.safetensors"), "pretrained": str(checkpoint),
     }  # fmt: skip
     if fitted.finished:
-        for done in carried_out(protocol.after, AFTER, protocol):
-            done(network, frames)
-        save(this["checkpoint"], network.state_dict(), {"method": "segmentation", "recipe": described, "data": data} | provenance())
+        made, trained = folder / "segmenter.safetensors", weights_digest(network)
+        if made.is_file() and (known := load(made))[1].get("trained") == trained:  # interrupted while it was measured
+            network.load_state_dict(known[0])  # statistics taken again would differ in their last bits with the number of threads
+        else:
+            for done in carried_out(protocol.after, AFTER, protocol):
+                done(network, frames)
+            save(made, network.state_dict(), {"method": "segmentation", "recipe": described, "data": data, "trained": trained} | provenance())
         scores = evaluate_points(network, unseen, setting.classes, voting, folder / "evaluation.json")
         result = Result("random" if random else name, protocol, train.name, as_named, (100 * scores["miou"],), percent, labels.hash, held.hash)
         this |= result.card() | {"scores": scores}
@@ -304,10 +303,10 @@ def new_segmenter(
     weights = class_weights(torch.from_numpy(points_of_classes(frames, classes))) if WEIGHTED in dict(protocol.loss) else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Segmenter(method, width_of(method, first_sound(frames)), classes, protocol, frozen, intensity, weights)
+        return Segmenter(method, width_of(method, first_readable(frames)), classes, protocol, frozen, intensity, weights)
 
 
-def first_sound(frames: Any) -> Frame:
+def first_readable(frames: Any) -> Frame:
     "The training names those that are damaged. Raises the last one's BadData if all are."
     for i in range(len(frames)):
         try:
@@ -317,24 +316,6 @@ def first_sound(frames: Any) -> Frame:
         except BadData as error:
             fault = error
     raise fault
-
-
-def finished(
-    path: Path,  # results.json
-    this: dict[str, Any],  # what the run is
-) -> dict[str, Any] | None:  # None: there is none yet
-    "The result that was written. Raises BadData if it is damaged or of another run."
-    if not path.is_file():
-        return None
-    mend = "give another folder, or remove this one"
-    try:
-        known = json.loads(path.read_text())
-        other = [key for key, value in json.loads(json.dumps(this)).items() if known.get(key) != value]
-    except (ValueError, AttributeError) as error:
-        raise BadData(path, f"no results of a run ({type(error).__name__}: {error})", mend) from error
-    if other:
-        raise BadData(path, f"it is of another run: {', '.join(other)} differ", mend)
-    return known if known["scores"] is not None else None
 
 # %% ../../nbs/evaluation/10_downstream.ipynb #a426b0ea
 def load_segmenter(

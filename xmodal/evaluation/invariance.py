@@ -180,15 +180,20 @@ def invariance(
     points: int = 2000,  # compared in each frame
     head: bool = True,  # the unit features in which the method compares; False: those before its head, which a probe reads
     changes: dict[str, Change] = CHANGES,
-) -> dict[str, Any]:  # ready for JSON: "changes": name -> "axis", "strengths", "points", "trained", "random", the two None where nothing can be told; "floor": {"trained", "random"}
+) -> dict[str, Any]:  # ready for JSON: "changes": name -> "axis", "strengths", "points", "trained", "random", the two None where nothing can be told; "floor": {"trained", "random"}; "left_out": sentences
     "How much the features of points change when the scan does. Raises ValueError for a network that has diverged."
     method, card = load_method(checkpoint)
     pair = {"trained": method, "random": random_twin(method, card["method"], seed)}
     shown = [test[i] for i in range(len(test))]
-    result: dict[str, Any] = {"method": card["method"], "features": "behind the head" if head else "before the head", "frames": [frame.id for frame in shown], "floor": {}, "changes": {}}
+    bright = [frame for frame in shown if frame.intensity is not None and len(np.unique(frame.intensity)) > 1]
+    result: dict[str, Any] = {"method": card["method"], "features": "behind the head" if head else "before the head", "frames": [frame.id for frame in shown], "floor": {}, "changes": {}, "left_out": []}
     with Progress(len(changes), "invariance", "change") as progress:
         for name, change in changes.items():
-            found = {which: curve(lambda frame: backbone_features(network, frame, head), shown, change, points, seed) for which, network in pair.items()}
+            asked = bright if change.of is dimmed else shown
+            if not asked:
+                result["left_out"].append(f"{name} is left out: the frames have no intensity")
+                continue
+            found = {which: curve(lambda frame: backbone_features(network, frame, head), asked, change, points, seed) for which, network in pair.items()}
             result["changes"][name] = {"axis": change.axis, "strengths": list(change.strengths), "points": found["trained"].points.tolist()}
             result["changes"][name] |= {which: likeness.invariance() for which, likeness in found.items()}
             if change.whole:

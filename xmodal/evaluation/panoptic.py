@@ -25,15 +25,14 @@ from scipy.spatial import cKDTree
 from torch import nn
 
 from ..batch import Batch, Voxels, collate
-from .depth import finished
-from .kept import weights_digest
+from .kept import finished, weights_digest
 from .metrics import confusion_matrix
 from .panoptic_metrics import Segments, match_segments, panoptic_counts, panoptic_scores, thing_ids
 from ..experiments import write_json
 from ..frame import BadData, Frame
 from ..losses import lovasz_softmax
 from ..methods.parts import Method, in_reach, restore_settings
-from ..pretrain import METHODS, build, digest, load_method, method_class, planner
+from ..pretrain import METHODS, build, check_unseen, digest, load_method, method_class, planner
 from ..progress import Progress
 from ..training.batches import Batches
 from ..training.checkpoint import load
@@ -388,14 +387,16 @@ def evaluate_panoptic(
     machine: Machine | None = None,
     stop_after: int | None = None,  # steps of this call; None = to the end
 ) -> dict[str, Any]:  # "metrics": see `panoptic_quality`; None: the run is not finished; "settings", "train", "test", "step", "total", ...
-    "Train both heads and the network under them, and measure. Called again it goes on where it was stopped, or reads what it found. Raises ValueError for frames or classes that do not fit, BadData for frames without labels."
+    "Train both heads and the network under them, and measure. Called again it goes on where it was stopped, or reads what it found. Raises ValueError for frames or classes that do not fit and for test frames that were pre-trained on, BadData for frames without labels."
     settings = settings or PanopticSettings()
     if both := set(train.ids) & set(test.ids):
         raise ValueError(f"{len(both)} frames are in the training and in the test set: {', '.join(sorted(both)[:3])}, ...")
     if tuple(train.classes) != tuple(test.classes):
         raise ValueError(f"the classes to train on and to test on differ: {', '.join(train.classes)} and {', '.join(test.classes)}")
     if isinstance(method, (str, Path)):
-        method = load_method(method)[0]
+        checkpoint = method
+        method, card = load_method(checkpoint)
+        check_unseen(checkpoint, card, test)
     name = next(key for key, value in METHODS.items() if value == type(method).__name__)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -403,8 +404,9 @@ def evaluate_panoptic(
     learnt_with = {key: value for key, value in asdict(settings).items() if key not in GROUPING}
     recipe = {"settings": learnt_with, "classes": network.classes, "network": {"method": name, "recipe": asdict(method.recipe)}, "weights": weights_digest(network.method)}
     data = {key: {"dataset": part.name, "frames": len(part), "digest": digest(part)} for key, part in (("train", train), ("test", test))}
-    this, written = recipe | data | {"seed": seed, "settings": asdict(settings)}, Path(folder) / "results.json"
-    if known := finished(written, this):
+    this, written, told = recipe | data | {"seed": seed}, Path(folder) / "results.json", asdict(settings)
+    known = finished(written, {key: value for key, value in this.items() if key != "settings"}, "metrics")
+    if known and known["settings"] == json.loads(json.dumps(told)):
         return known
     labelled(train[0]), labelled(test[0])  # before hours are spent
     pack = partial(collate_panoptic, voxels=method.recipe.voxels, things=network.things)
@@ -412,7 +414,7 @@ def evaluate_panoptic(
     card = {"method": "panoptic", "recipe": recipe, "data": data, "grouping": {key: getattr(settings, key) for key in GROUPING}}
     fitted = fit(network, batches, settings.optimisation, folder, card, machine, stop_after, "panoptic")
     result = this | {
-        "step": fitted.step, "total": fitted.total, "seconds": fitted.seconds, "checkpoint": str(fitted.checkpoint), "skipped": fitted.skipped,
+        "settings": told, "step": fitted.step, "total": fitted.total, "seconds": fitted.seconds, "checkpoint": str(fitted.checkpoint), "skipped": fitted.skipped,
         "metrics": panoptic_quality(network, test) if fitted.finished else None,
     }  # fmt: skip
     return json.loads(write_json(written, result).read_text())  # tuples become lists: new and old results compare

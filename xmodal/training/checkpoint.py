@@ -30,7 +30,7 @@ def save(
     tensors: dict[str, torch.Tensor],  # flat names
     card: dict,  # JSON-serialisable
 ) -> Path:
-    "Write a checkpoint atomically, and its card beside it as `.json`."
+    "Write a checkpoint atomically, and its card beside it as `.json`: without `seen`, which lists tens of thousands of frames, for those who read thousands of cards."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT} | card, indent=1)
@@ -47,7 +47,7 @@ def save(
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    write_whole(path.with_suffix(".json"), text)
+    write_whole(path.with_suffix(".json"), json.dumps({"format": FORMAT} | {name: value for name, value in card.items() if name != "seen"}, indent=1))
     return path
 
 

@@ -25,10 +25,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..collapse import CollapseWatch
-from ..files import write_whole
+from ..files import logged_rows, write_whole
 from ..frame import BadData
 from ..progress import Progress
-from ..runs import logged_rows
 from .batches import Batches
 from .checkpoint import load, optimizer_tensors, provenance, restore_optimizers, save
 from .processes import Meeting, everyone, from_first, join, meeting, none_lost, place, same_weights, shared_norms, stand_in, sum_gradients, untracked
@@ -303,10 +302,11 @@ def fit(
         log, began = Log(folder, start, writes=rank == 0), time.monotonic() - before
         end = total if stop_after is None else min(total, start + stop_after)
 
-        def write(step: int) -> float:
+        def write(step: int, ended: bool = True) -> float:
             seconds = time.monotonic() - began
             if rank == 0:
-                save(last, method.state_dict() | optimizer_tensors(*inner), card | {"step": step, "seconds": seconds, "scaler": precision.state_dict()})
+                here = {"step": step, "seconds": seconds, "ended": ended, "scaler": precision.state_dict()}
+                save(last, method.state_dict() | optimizer_tensors(*inner), card | here)
             return seconds
 
         step, saved, trained = start, time.monotonic(), start > 0
@@ -342,7 +342,7 @@ def fit(
                     log.write(step=step, epoch=step // per_epoch, lr=rates[0], **values)
                 step += 1
                 if trained and time.monotonic() - saved > machine.save_every:
-                    write(step)
+                    write(step, ended=False)
                     saved = time.monotonic()
         seconds = write(step)
         log.close()

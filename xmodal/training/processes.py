@@ -244,7 +244,7 @@ class Meeting:
     def __init__(self):
         self.part, self.call, self.looking = 0, 0, False
         self.noted: dict[tuple[int, int], torch.Tensor] = {}  # (part, call): its rows, at the first look
-        self.known: list[tuple[torch.Tensor, int, int]] = []  # of each call: all rows, where those of this process begin, how many parts they are of
+        self.known: list[tuple[torch.Tensor, int, int]] | None = None  # after a first look, of each call: all rows, where those of this process begin, how many parts they are of
 
     def begin(
         self,
@@ -255,6 +255,7 @@ class Meeting:
 
     def share(self) -> None:
         "After a first look at every part: tell the other processes what was noted."
+        self.known = []
         for call in range(1 + max((call for _, call in self.noted), default=-1)):
             rows = [rows for (_, at), rows in sorted(self.noted.items()) if at == call]
             self.known.append(gathered(torch.cat(rows), len(rows)))
@@ -265,11 +266,14 @@ class Meeting:
         self,
         rows: torch.Tensor,  # (M, D) of this part
     ) -> torch.Tensor:  # (sum of M, D) of all
+        "Raises BadData if the first look at this part ended before this call: nobody knows its rows."
         call, self.call = self.call, self.call + 1
         if self.looking:
             self.noted[self.part, call] = rows.detach()
             return rows
-        if self.known:
+        if self.known is not None:
+            if (self.part, call) not in self.noted:
+                raise BadData("a batch", "by itself it has too little to compare: the others of its step do not know its rows", "raise the batch size")
             whole, start, parts = self.known[call]
             start += sum(len(noted) for (part, at), noted in self.noted.items() if at == call and part < self.part)
         else:

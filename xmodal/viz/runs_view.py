@@ -11,8 +11,6 @@ import json
 import math
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +23,7 @@ from typing import Any
 from ..progress import duration
 from ..runs import NOT_IN_KEY, read_run, runs_in, told_numbers, told_states
 from ..sweep_report import curve_of
+from ..worker import STOP
 
 COLOURS = {"waiting": "#8a8f98", "running": "#1f77d0", "finished": "#2a9d57", "stopped": "#b7791f", "timed out": "#b7791f"}  # all others have gone wrong
 
@@ -139,14 +138,11 @@ def runs_table(
 def stop(
     folder: str | Path,  # of a run
 ) -> None:
-    "Ask a run to save and to end. Raises ValueError if it does not run here."
+    "Ask a run to save and to end, on whatever machine it is. Raises ValueError if it does not run."
     run = read_run(folder) or {"state": "not there"}
     if run["state"] != "running":
         raise ValueError(f"{os.path.basename(folder)} is {run['state']}: there is nothing to stop")
-    if run.get("host", socket.gethostname()) != socket.gethostname():
-        raise ValueError(f"{os.path.basename(folder)} runs on {run['host']}: stop it there, or its job")
-    with suppress(ProcessLookupError):  # it has just ended
-        os.killpg(run["kernel"], signal.SIGINT) if run.get("kernel") else os.kill(run["pid"], signal.SIGTERM)
+    (Path(folder) / STOP).touch()
 
 
 def has_turn(
@@ -253,7 +249,8 @@ class RunsView:
     def _hear(self, _: Any, question: dict, buffers: list) -> None:
         "What the browser asks for."
         if question["act"] == "show":
-            self.told, self.names, self.shown = {}, None, self.shown + 1
+            with self.looking:
+                self.told, self.names, self.shown = {}, None, self.shown + 1
             if self.shown == 1:
                 self.over = threading.Event()
                 threading.Thread(target=self._keep_looking, args=(self.over,), daemon=True).start()
@@ -272,7 +269,8 @@ class RunsView:
                 self.said = f"{os.path.basename(question['run'])} goes on"
         except (ValueError, OSError) as error:
             self.said = str(error)
-        self.told.pop(question["run"], None)  # so that its button comes back
+        with self.looking:
+            self.told.pop(question["run"], None)  # so that its button comes back
         self.look()
         self.said = ""
 
