@@ -18,11 +18,18 @@ from xmodal.superpixels import cluster  # noqa: E402
 from xmodal.viz.runs_view import stop  # noqa: E402
 
 
+def ready(tmp_path):
+    "Where the scheduler is, once it has a worker: that may take longer than who works with it would wait."
+    at = address(tmp_path)
+    with cluster(at, patience=180):
+        return at
+
+
 def test_a_dead_workers_run_goes_elsewhere(prepare, tmp_path, dask, capsys):
     found = prepare(["steps=400", "pause=0.5"])
     dask("scheduler", "--port", "0")
     doomed = dask(*WORKER)
-    work = threading.Thread(target=carry_out, args=(found, address(tmp_path)))
+    work = threading.Thread(target=carry_out, args=(found, ready(tmp_path)))
     work.start()
     until(lambda: steps_of(found[0]))
     doomed.kill()
@@ -41,7 +48,7 @@ def test_no_scheduler(prepare, tmp_path, dask):
     dask(*WORKER)
 
     def work():
-        with pytest.raises(BadData, match="scheduler is gone"), cluster(address(tmp_path), patience=3) as client:
+        with pytest.raises(BadData, match="scheduler is gone"), cluster(ready(tmp_path), patience=5) as client:
             Runner(found, Tasks(client), 0).carry_out()
         said.append("it said so")
 
@@ -60,7 +67,7 @@ def test_ctrl_c_does_not_wait_for_a_run_that_no_worker_has(prepare, tmp_path, da
     found = prepare(["seed=0,1", "steps=400", "pause=0.5"])
     dask("scheduler", "--port", "0")
     doomed = dask(*WORKER)
-    with cluster(address(tmp_path)) as client:
+    with cluster(ready(tmp_path)) as client:
         crew = Tasks(client)
         crew.give(found[0])
         until(lambda: steps_of(found[0]))
@@ -82,7 +89,7 @@ def test_ctrl_c_stops_what_a_worker_has_begun(prepare, tmp_path, dask):
     found = prepare(["steps=400", "pause=0.5"])
     dask("scheduler", "--port", "0")
     dask(*WORKER)
-    with cluster(address(tmp_path)) as client:
+    with cluster(ready(tmp_path)) as client:
         crew = Tasks(client)
         crew.give(found[0])
         until(lambda: steps_of(found[0]))
