@@ -233,7 +233,7 @@ def execute(
     from traitlets.config import Config
 
     notebook, out, kernels = Path(notebook), Path(out).resolve(), []
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of widgets that nobody sees
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # it warns of widgets that nobody sees; of a kernel that dies is told here
     results = out / "results.json"
     results.unlink(missing_ok=True)  # so that an earlier run's results are never taken for this one's
 
